@@ -1,0 +1,63 @@
+"""jaxmeter measures how much a trained classifier gives away about its training data."""
+
+from jaxmeter import metrics, scores, signals
+from jaxmeter.attack import Attack, Fitted, cross_fit, fit, inference_model
+from jaxmeter.data import Records, split
+from jaxmeter.experiment import (
+    TRAINING_FREE,
+    Blind,
+    ClassWise,
+    Confidence,
+    Entropy,
+    FitConfig,
+    GradientNorm,
+    Learned,
+    LogitMargin,
+    ModifiedEntropy,
+    NegativeLoss,
+    audit,
+)
+from jaxmeter.gradients import Outer, gradient_norms, per_example_gradients
+from jaxmeter.intake import load_target
+from jaxmeter.metrics import AttackResult, evaluate
+from jaxmeter.signals import Signals, SignalSpec, extract, of_example
+from jaxmeter.target import Outputs, Target, from_flax, from_function
+
+__all__ = [
+    "TRAINING_FREE",
+    "Attack",
+    "AttackResult",
+    "Blind",
+    "ClassWise",
+    "Confidence",
+    "Entropy",
+    "FitConfig",
+    "Fitted",
+    "GradientNorm",
+    "Learned",
+    "LogitMargin",
+    "ModifiedEntropy",
+    "NegativeLoss",
+    "Outer",
+    "Outputs",
+    "Records",
+    "SignalSpec",
+    "Signals",
+    "Target",
+    "audit",
+    "cross_fit",
+    "evaluate",
+    "extract",
+    "fit",
+    "from_flax",
+    "from_function",
+    "gradient_norms",
+    "inference_model",
+    "load_target",
+    "metrics",
+    "of_example",
+    "per_example_gradients",
+    "scores",
+    "signals",
+    "split",
+]

@@ -1,0 +1,181 @@
+"""The folder a report is kept in: written whole or not at all, and never over a stranger's file."""
+
+import io
+import json
+import os
+import secrets
+import shutil
+import warnings
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from jaxmeter import figures, findings, page
+
+if TYPE_CHECKING:  # `report` imports this module; only the types are needed the other way.
+    from jaxmeter.report import Report
+
+FIGURES = ("roc", "histograms", "classes", "exposed", "history")
+FILES = ("report.html", "results.json", "scores.npz")
+_SUFFIXES = (".png", ".svg")
+
+
+def save(report: "Report", out: str | PathLike[str]) -> Path:
+    """See `Report.save`."""
+    folder = check(out)
+    made = [parent for parent in folder.parents if not parent.exists()]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        temporary.mkdir()
+        _write(report, temporary)
+        check(folder)  # it may have changed while we wrote
+        _swap(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for parent in made:  # the innermost first
+            if parent.exists() and not any(parent.iterdir()):
+                parent.rmdir()
+        raise
+    return folder
+
+
+def check(out: str | PathLike[str]) -> Path:
+    """See `report.check_folder`."""
+    folder = Path(out).expanduser().resolve()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(
+            f"the report cannot go to {folder}: {existing} is a file, not a folder. Name another "
+            "folder, or move the file away."
+        )
+    for place in {existing, existing if existing != folder else folder.parent}:
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise PermissionError(
+                f"the report cannot go to {folder}: {place} may not be written by you. Name a "
+                "folder elsewhere."
+            )
+    if existing != folder:
+        return folder
+    if os.path.ismount(folder):
+        raise FileExistsError(
+            f"{folder} is a mount point, which cannot be replaced in one step. Name a folder in "
+            f"it, e.g. {folder / 'report'}."
+        )
+    strangers = _strangers(folder)
+    if strangers:
+        listed = ", ".join(strangers[:5]) + (", ..." if len(strangers) > 5 else "")
+        raise FileExistsError(
+            f"{folder} holds {len(strangers)} thing(s) that are no part of a jaxmeter report "
+            f"({listed}), and saving would replace the whole folder. Name a new or empty folder, "
+            "or move these away."
+        )
+    return folder
+
+
+def _strangers(folder: Path) -> list[str]:
+    """Names in the folder that a report would not have written; all of them if it is not ours."""
+    names = sorted(os.listdir(folder))
+    try:
+        written = json.loads((folder / "results.json").read_text("utf-8"))
+        ours = written.get("tool") == "jaxmeter"
+    except (OSError, ValueError, AttributeError):
+        ours = False
+    if not ours:
+        return names
+    inside = {f"{name}{suffix}" for name in FIGURES for suffix in _SUFFIXES}
+    strange = []
+    for name in names:
+        path = folder / name
+        if name == "figures" and path.is_dir() and not path.is_symlink():
+            strange += [
+                f"figures/{entry.name}"
+                for entry in sorted(os.scandir(path), key=lambda entry: entry.name)
+                if entry.name not in inside or not entry.is_file(follow_symlinks=False)
+            ]
+        elif name not in FILES or path.is_symlink() or not path.is_file():
+            strange.append(name)
+    return strange
+
+
+def _swap(temporary: Path, folder: Path) -> None:
+    """Puts the complete new folder in the place of the old one, or leaves the old one there.
+
+    Two renames where there is an old report (no system call for one is portable): killed between
+    them, both lie complete beside the place, under their temporary names.
+    """
+    if not folder.exists():
+        temporary.rename(folder)
+        return
+    old = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.old"
+    folder.rename(old)
+    try:
+        temporary.rename(folder)
+    except BaseException:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(report: "Report", folder: Path) -> None:
+    facts = report.facts()
+    text = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / "results.json").write_bytes(text.encode("utf-8", "backslashreplace"))
+    keys = findings.score_keys(report)
+    arrays: dict[str, Any] = {
+        "attacks": np.array([row.name for row in report.rows], dtype=np.str_),
+        "keys": np.array(keys, dtype=np.str_),
+        "is_member": report.held.is_member,
+        "y": report.held.y,
+        "held_index": np.asarray(report.held_index),
+    }
+    arrays |= {key: row.result.scores for key, row in zip(keys, report.rows, strict=True)}
+    np.savez_compressed(folder / "scores.npz", **arrays)
+    (folder / "figures").mkdir()
+    inline = {}
+    for name, figure in _drawn(report).items():
+        for suffix in _SUFFIXES:
+            written = _rendered(figure, suffix.removeprefix("."), fonttype="path")
+            (folder / "figures" / f"{name}{suffix}").write_bytes(written)
+        inline[name] = _rendered(figure, "svg", fonttype="none").decode()
+    html = page.page(facts, inline)
+    (folder / "report.html").write_bytes(html.encode("utf-8", "backslashreplace"))
+
+
+def _drawn(report: "Report") -> dict[str, Figure]:
+    """The figures that make sense for this report, by name."""
+    drawn = {
+        "roc": figures.roc_figure(report),
+        "histograms": figures.histogram_figure(report),
+        "classes": figures.class_figure(report),
+    }
+    if figures.is_images(report.held.x):
+        drawn["exposed"] = figures.exposed_figure(report)
+    if any(row.history for row in report.rows):
+        drawn["history"] = figures.history_figure(report)
+    return drawn
+
+
+def _rendered(figure: Figure, kind: str, fonttype: str) -> bytes:
+    """The figure's bytes, the same every time.
+
+    Files have a white ground. In the page (`fonttype="none"`: text stays text) it is transparent.
+    """
+    buffer = io.BytesIO()
+    settings: Any = {"svg.fonttype": fonttype, "svg.hashsalt": "jaxmeter"}
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    with warnings.catch_warnings(), matplotlib.rc_context(settings):
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a script the font does not have
+        figure.savefig(
+            buffer,
+            format=kind,
+            dpi=200,
+            transparent=fonttype == "none",
+            facecolor="none" if fonttype == "none" else "white",
+            metadata=metadata,
+        )
+    return buffer.getvalue()

@@ -1,0 +1,181 @@
+"""One forward pass of a Keras 3 model, operation by operation.
+
+The model's graph is walked in inference mode, so that one pass yields each layer's output and the
+logits before a final softmax. Nothing is set on the model: where an operation must differ from the
+caller's (no activation, no cuDNN), a twin of it that shares its variables runs instead.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import keras
+from jax import Array
+from keras.src.models.functional import Functional  # the class behind keras.Model(inputs, outputs)
+
+_L = keras.layers
+_ENDINGS = {
+    keras.activations.softmax: "softmax",
+    keras.ops.softmax: "softmax",
+    jax.nn.softmax: "softmax",
+    keras.activations.sigmoid: "sigmoid",
+    keras.ops.sigmoid: "sigmoid",
+    jax.nn.sigmoid: "sigmoid",
+    keras.activations.linear: "linear",
+    keras.activations.log_softmax: "linear",  # log p are logits: their softmax is p again
+    keras.ops.log_softmax: "linear",
+}
+# What hands its input on unchanged in inference, and with it what the input ended in.
+_IDENTITIES = (
+    _L.Identity,
+    _L.ActivityRegularization,
+    _L.Dropout,
+    _L.AlphaDropout,
+    _L.GaussianDropout,
+    _L.GaussianNoise,
+)
+_OPERATIONS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "LogSoftmax": "linear"}
+
+
+class Pass:
+    """One forward pass, and what was seen on the way."""
+
+    def __init__(self, names: dict[int, str], x: Array):
+        """A pass over `x` that keeps the outputs of the layers named, by id."""
+        self.layers: dict[str, Array] = {}
+        self.output: Any = None
+        self.takes_tokens = False  # an Embedding reads the input itself
+        self._names, self._x = names, x
+        self._endings: dict[
+            int, tuple[str | None, Array, Array]
+        ] = {}  # by id of the value they gave
+
+    @property
+    def ending(self) -> str | None:
+        """What the model's output went through last, if it is something we know."""
+        return self._endings.get(id(self.output), (None,))[0]
+
+    @property
+    def before_ending(self) -> Array:
+        """The model's output, before a final softmax or sigmoid if we know it to be one."""
+        return self._endings.get(id(self.output), (None, self.output))[1]
+
+    def walk(self, graph: Functional, inputs: Any) -> Any:
+        """Runs a graph of operations; its output, or list of outputs."""
+        out = graph._run_through_graph(inputs, operation_fn=lambda op: partial(self.call, op))
+        return out[0] if isinstance(out, list | tuple) and len(out) == 1 else out
+
+    def call(self, op: Any, *args: Any, **kwargs: Any) -> Any:
+        """Runs one operation in inference mode."""
+        if getattr(op, "_call_has_training_arg", False):
+            kwargs["training"] = False
+        inner = graph_of(op)
+        given = {name for name, value in kwargs.items() if value is not None} - {"training"}
+        if inner is not None and len(args) == 1 and not given:
+            out = self.walk(inner, inner._standardize_inputs(args[0]))
+        else:
+            out = self._call(op, *args, **kwargs)
+        if (name := self._names.get(id(op))) is not None:
+            self.layers[name] = jax.tree.leaves(out)[0]
+        return out
+
+    def _call(self, op: Any, *args: Any, **kwargs: Any) -> Any:
+        op = _without_cudnn(op)
+        x: Any = args[0] if args else None
+        self.takes_tokens |= isinstance(op, _L.Embedding) and x is self._x
+        ending = _ending(op) if getattr(x, "ndim", None) == 2 else None
+        if isinstance(op, _L.Dense | _L.EinsumDense) and ending in {"softmax", "sigmoid"}:
+            x = _revised(op, activation=keras.activations.linear)(*args, **kwargs)
+            out = op.activation(x)
+        else:
+            out = op(*args, **kwargs)
+        if ending == "linear":
+            x = out
+        elif ending == "identity":
+            ending, x, _ = self._endings.get(id(x), (None, x, out))
+        if ending is not None:
+            self._endings[id(out)] = (ending, x, out)  # holding `out` keeps its id from reuse
+        return out
+
+
+def graph_of(op: Any) -> Functional | None:
+    """The graph of a Functional or Sequential model whose `call` does nothing but run it."""
+    if isinstance(op, keras.Sequential) and type(op).call is keras.Sequential.call:
+        return op._functional
+    return op if isinstance(op, Functional) and type(op).call is Functional.call else None
+
+
+def runner(model: Any) -> Callable[[Pass, Array], Any]:
+    """How to run a model under a `Pass`."""
+    graph = graph_of(model)
+    if graph is not None:
+        return lambda seen, x: seen.walk(graph, x)
+    own = vars(keras.Model(name="bare")).keys()
+    held = {name: value for name, value in vars(model).items() if name not in own}
+    kwargs = {"training": False} if model._call_has_training_arg else {}
+
+    def run(seen: Pass, x: Array) -> Any:
+        twin = _revised(model, **{name: _watched(value, seen) for name, value in held.items()})
+        return type(model).call(twin, x, **kwargs)
+
+    return run
+
+
+class _Watched:
+    """Stands in for a layer of a subclassed model while a `Pass` looks on."""
+
+    def __init__(self, layer: Any, seen: Pass):
+        self._layer, self._seen = layer, seen
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._seen.call(self._layer, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._layer, name)
+
+
+def _watched(value: Any, seen: Pass) -> Any:
+    if isinstance(value, keras.Layer):
+        return _Watched(value, seen)
+    if isinstance(value, dict):
+        return {key: _watched(item, seen) for key, item in value.items()}
+    if type(value) in (list, tuple) or type(value).__name__ == "TrackedList":
+        return [_watched(item, seen) for item in value]
+    return value
+
+
+def _revised(op: Any, **attributes: Any) -> Any:
+    """A twin sharing all of an operation's attributes and variables but those given."""
+    twin = object.__new__(type(op))
+    vars(twin).update(vars(op), **attributes)
+    return twin
+
+
+def _without_cudnn(op: Any) -> Any:
+    """On GPUs Keras runs LSTM and GRU by cuDNN, through a JAX primitive that `vmap` refuses."""
+    if isinstance(op, _L.LSTM | _L.GRU):
+        return _revised(op, use_cudnn=False)
+    if type(op) is _L.Bidirectional:
+        forward, backward = _without_cudnn(op.forward_layer), _without_cudnn(op.backward_layer)
+        return _revised(op, forward_layer=forward, backward_layer=backward)
+    return op
+
+
+def _is_identity(op: Any) -> bool:
+    return type(op) is _L.Activation and op.activation is keras.activations.linear
+
+
+def _ending(op: Any) -> str | None:
+    """What an operation ends in: a softmax, a sigmoid, nothing ("linear"), its own input."""
+    if isinstance(op, _IDENTITIES) or _is_identity(op):
+        return "identity"
+    kinds = (_L.Dense, _L.EinsumDense, _L.Activation)
+    if any(isinstance(op, kind) and type(op).call is kind.call for kind in kinds):
+        activation = op.activation
+        return _ENDINGS.get(activation) if callable(activation) else None
+    name = type(op).__name__
+    if type(op).__module__ == "keras.src.ops.nn" or type(op) is _L.Softmax:
+        axis = getattr(op, "axis", -1)
+        return _OPERATIONS.get(name) if axis in (-1, 1, [-1], [1], (-1,), (1,)) else None
+    return None

@@ -1,0 +1,22 @@
+"""Shared by all tests: Keras on JAX, strict rank promotion, and where real data may lie."""
+
+import os
+from pathlib import Path
+
+os.environ["KERAS_BACKEND"] = "jax"
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with real data sets and models; tests that want it skip without it."""
+    folder = Path(os.environ.get("JAXMETER_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("the shared data folder is not here; set JAXMETER_DATA to use it")
+    return folder
