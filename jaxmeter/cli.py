@@ -34,8 +34,8 @@ def demo(out: Path = Path("jaxmeter-demo"), seed: int = 0) -> None:
     target is saved as a .keras file and loaded back, as you would do with your own.
 
     Args:
-      out: folder for the target and the report; an earlier demo's is replaced.
-      seed: everything random follows from it.
+      out: Folder for the target and the report; an earlier demo's is replaced.
+      seed: Everything random follows from it.
     """
     from jaxmeter import demo as digits
 
@@ -44,7 +44,10 @@ def demo(out: Path = Path("jaxmeter-demo"), seed: int = 0) -> None:
     out.mkdir(parents=True, exist_ok=True)
     _LOG.print("Training a CNN on half of scikit-learn's digits ...")
     members, nonmembers = digits.train(out, seed=seed)
-    _LOG.print(f"Saved {out / 'target.keras'}, {out / 'members.npz'}, {out / 'nonmembers.npz'}.")
+    _LOG.print(
+        f"Saved {out / 'target.keras'}, {out / 'members.npz'}, {out / 'nonmembers.npz'}.",
+        soft_wrap=True,
+    )
     _LOG.print("The audit below is the same as")
     _LOG.print(
         f"  jaxmeter audit --target {out}/target.keras --members {out}/members.npz "
@@ -63,43 +66,43 @@ def audit(
     gradients: tuple[str, ...] = (),
     outputs: tuple[str, ...] = ("logits",),
     gradient_norms: bool = False,
-    epochs: int | None = None,
+    epochs: int = jm.FitConfig().epochs,
     seed: int = 0,
     fractions: tuple[float, float, float] = (0.4, 0.1, 0.5),
     overlap: Literal["error", "drop"] = "error",
+    device_mib: int = 1024,
+    host_mib: int = 8192,
     trust: bool = False,
 ) -> None:
     """Audit your own model: who could tell its training records from others, and how well?
 
-    Runs the training-free attacks, the learned black-box attack (logits, loss, label) and the
-    learned white-box attack (per-example gradients and outputs of the layers you name, loss, label)
-    on the same held-out records; prints a table and writes report.html, results.json, scores.npz
-    and figures.
+    Runs training-free attacks, a learned black-box attack (logits, loss, label) and a learned
+    white-box attack (gradients and outputs of the layers you name, loss, label) on the same
+    held-out records. Prints a table; writes report.html, results.json, scores.npz and figures.
 
     Args:
-      target: the trained classifier, a .keras or .h5 file.
-      members: .npz with x [n, ...] and y [n]: records the target was trained on.
-      nonmembers: .npz with x and y: records of the same kind that it was not trained on. Draw them
-        from the same distribution, or every attack will look good for the wrong reason; the row
-        "blind baseline" tells.
-      out: folder for the report; created, or replaced if an earlier report stands there.
-      gradients: layers or variables whose per-example gradients the white-box attack reads, e.g.
-        dense_2 or conv2d/kernel; the last layer if none are named.
-      outputs: layers whose outputs the white-box attack reads; "logits" can always be asked for.
-      gradient_norms: also read the gradient norm of every layer.
-      epochs: passes over the fit part when training the learned attacks; default as tuned.
-      seed: the split, the attacks' initial weights and batches follow from it.
-      fractions: shares of the records to fit learned attacks, to select epochs and thresholds, and
-        to hold out for the figures.
-      overlap: what to do if a record is given both as member and as non-member.
-      trust: load a model that contains Python code (Lambda layers). Only for files you made.
+      target: The trained classifier, a .keras or .h5 file.
+      members: .npz with x [n, ...] and y [n], records the target was trained on.
+      nonmembers: .npz with x and y it was not trained on, drawn as the members were.
+      out: Folder for the report; an earlier report there is replaced.
+      gradients: Layers or variables whose gradients the white box reads. Default: last layer.
+      outputs: Layers whose outputs the white box reads; "logits" is always one.
+      gradient_norms: Let the white box read every layer's gradient norm too.
+      epochs: Passes over the fit part in training the learned attacks.
+      seed: The split, initial weights, batches and dropout follow from it.
+      fractions: Shares to fit on, to select epochs and thresholds on, to hold out.
+      overlap: What to do with a record given both as member and as non-member.
+      device_mib: Memory the target and one batch may take on the device, in MiB.
+      host_mib: Memory all signals may take, in MiB.
+      trust: Load models with Python code in them (Lambda layers). Only files you made.
     """
     check_folder(out)
     model = jm.load_target(target, trust=trust)
-    source = model.spec.source
-    if source.difference is not None:
+    if model.spec.source.difference is not None:
         _LOG.print(
-            f"Loaded {target}: differs from {source.route} by at most {source.difference:.1e}."
+            f"Loaded {target}: on a probe batch its outputs differ from the original's by at most "
+            f"{model.spec.source.difference:.1g}.",
+            soft_wrap=True,
         )
     records = jm.Records.of(
         members=read_npz(members, n_classes=model.spec.n_classes),
@@ -111,7 +114,7 @@ def audit(
         gradients=gradients or jm.signals.white_box(model).gradients,
         gradient_norm=gradient_norms,
     )
-    config = jm.FitConfig() if epochs is None else jm.FitConfig(epochs=epochs)
+    config = jm.FitConfig(epochs=epochs)
     with _progress() as progress:
         report = jm.audit(
             model,
@@ -119,11 +122,14 @@ def audit(
             key=jax.random.key(seed),
             attacks=(
                 *jm.TRAINING_FREE,
-                jm.Learned(spec=jm.SignalSpec(), config=config),
-                jm.Learned(spec=white, config=config),
+                jm.Learned(spec=jm.SignalSpec(), name="black box", config=config),
+                jm.Learned(spec=white, name="white box", config=config),
+                jm.Blind(),
             ),
             fractions=fractions,
             overlap=overlap,
+            device_budget=device_mib * 2**20,
+            host_budget=host_mib * 2**20,
             progress=progress,
         )
     _show(report, report.save(out))

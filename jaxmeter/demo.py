@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 from sklearn.datasets import load_digits
 
 from jaxmeter.intake import _keras
 
 
-def train(folder: Path, *, seed: int, epochs: int = 60) -> tuple[Path, Path]:
+def train(folder: Path, *, seed: int, epochs: int = 150) -> tuple[Path, Path]:
     """Trains the target and writes target.keras, members.npz and nonmembers.npz into `folder`.
 
     Initial weights ten times the usual scale: gradient descent then hardly learns features and fits
@@ -30,15 +31,16 @@ def train(folder: Path, *, seed: int, epochs: int = 60) -> tuple[Path, Path]:
     model = keras.Sequential(
         [
             keras.layers.Input((8, 8, 1)),
-            keras.layers.Conv2D(16, 3, activation="tanh", kernel_initializer=large(1)),
-            keras.layers.Flatten(),
-            keras.layers.Dense(64, activation="tanh", kernel_initializer=large(2)),
-            keras.layers.Dense(10, activation="softmax"),
+            keras.layers.Conv2D(16, 3, activation="tanh", kernel_initializer=large(1), name="conv"),
+            keras.layers.Flatten(name="flatten"),
+            keras.layers.Dense(64, activation="tanh", kernel_initializer=large(2), name="hidden"),
+            keras.layers.Dense(10, activation="softmax", name="out"),
         ],
         name="digits",
     )
     model.compile("adam", "sparse_categorical_crossentropy")
-    model.fit(x[halves[0]], y[halves[0]], batch_size=32, epochs=epochs, verbose=0)
+    with jax.numpy_rank_promotion("allow"):  # Keras relies on it
+        model.fit(x[halves[0]], y[halves[0]], batch_size=32, epochs=epochs, verbose=0)
     model.save(folder / "target.keras")
     paths = folder / "members.npz", folder / "nonmembers.npz"
     for path, half in zip(paths, halves, strict=True):

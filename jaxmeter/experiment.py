@@ -29,7 +29,7 @@ from jaxmeter.signals import (
     extract,
     white_box,
 )
-from jaxmeter.target import LOGITS, Target
+from jaxmeter.target import LOGITS, Target, layer_of
 
 Progress = Callable[[str, int, int], None]
 
@@ -60,6 +60,7 @@ class FitConfig:
       weight_decay: AdamW's.
       batch_size: records a step, half of them members.
       members: size of the ensemble.
+      folds: parts of the fit part that models of the ensemble leave out in turn, see `fit`.
     """
 
     epochs: int = 25
@@ -67,6 +68,7 @@ class FitConfig:
     weight_decay: float = 1e-2
     batch_size: int = 128
     members: int = 10
+    folds: int = 5
 
 
 class _TrainingFree:
@@ -191,7 +193,8 @@ class Blind:
 class Learned:
     """The inference model of Nasr, Shokri, Houmansadr, fitted on known members; see `inference`.
 
-    Fitted on the fit part; the epoch is the one with the best AUC on the select part.
+    Fitted on the fit part; the epoch is chosen on the select part and, by the models that did not
+    see them, on the records of the fit part.
 
     Attributes:
       spec: the signals it reads; None for the white box of `signals.white_box`: last layer's
@@ -233,6 +236,7 @@ class Learned:
             epochs=config.epochs,
             batch_size=config.batch_size,
             select=(select.signals, select.records.is_member),
+            folds=config.folds,
         )
         chosen, measured = (
             np.asarray(attack.score(fitted.params, part.signals)) for part in (select, held)
@@ -305,10 +309,17 @@ def audit(
         report = _audit(
             target, records, key, attacks, fractions, overlap, device_budget, host_budget, progress
         )
-    notes = tuple(dict.fromkeys(str(w.message) for w in caught))
+    notes = [str(warning.message) for warning in caught]
+    notes += [
+        f"{row.name}: nothing significantly better than the loss threshold was found on "
+        f"{row.budget.known_members}+{row.budget.known_nonmembers} records of known membership, so "
+        "its scores are the loss threshold's."
+        for row in report.rows
+        if row.best_epoch == 0
+    ]
     for warning in caught:  # the caller's own filters decide what becomes of them
         warnings.warn(warning.message, warning.category, stacklevel=2)
-    return replace(report, notes=notes)
+    return replace(report, notes=tuple(dict.fromkeys(notes)))
 
 
 def _audit(
@@ -406,13 +417,18 @@ def _row(key: jax.Array, attack: AnyAttack, spec: ResolvedSpec | None, parts: li
 def _reads(spec: ResolvedSpec | None) -> tuple[str, ...]:
     if spec is None:
         return ("x", "y")
+    layers = tuple(dict.fromkeys(layer_of(name) for name in spec.gradients))
     return (
         *spec.outputs,
-        *(f"gradient of {name}" for name in spec.gradients),
-        *(f"gradient norm of {name}" for name in spec.norms),
+        *([f"gradients of {_listed(layers)}"] if layers else []),
+        *([f"gradient norms of {_listed(spec.norms)}"] if spec.norms else []),
         *(["loss"] if spec.loss else []),
         *(["label"] if spec.label else []),
     )
+
+
+def _listed(layers: tuple[str, ...]) -> str:
+    return " and ".join(layers) if len(layers) <= 2 else f"{len(layers)} layers"
 
 
 def _counts(records: Records) -> tuple[int, int]:

@@ -145,8 +145,6 @@ def budget_text(row: "Row") -> str:
     parts = ["never queries the target" if is_blind(row) else access(row)]
     if budget.reads:
         parts[0] += f": {', '.join(budget.reads)}"
-    if budget.parameters:
-        parts[0] += f"; weights of {plural(len(budget.parameters), 'variable')}"
     if budget.known_members or budget.known_nonmembers:
         parts.append(f"knows {budget.known_members:,}+{budget.known_nonmembers:,} records")
     if budget.models_trained:

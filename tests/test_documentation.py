@@ -1,0 +1,314 @@
+"""The documentation's code runs, its names exist, and the modules import as it says they do."""
+
+import ast
+import doctest
+import inspect
+import re
+import subprocess
+import sys
+import textwrap
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import keras
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+
+import jaxmeter as jm
+from jaxmeter import cli
+
+PAGES = ("README.md", "docs/sharp_edges.md")
+DOCUMENTS = (*PAGES, "docs/design.md", "CONTRIBUTING.md", "CHANGELOG.md")
+DOCTESTS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+# Module -> what it may import of ours. Every arrow points to a module further up in this list, so
+# nothing is imported upward or in a circle.
+ARROWS = {
+    "target": set(),
+    "data": set(),
+    "metrics": set(),
+    "gradients": {"target"},
+    "intake.keras_pass": set(),
+    "intake.keras_jax": {"intake.keras_pass", "target"},
+    "intake": {"intake.keras_jax", "target"},
+    "signals": {"data", "gradients", "target"},
+    "scores": {"signals"},
+    "inference": {"gradients", "signals"},
+    "attack": {"inference", "metrics", "signals"},
+    "findings": {"metrics"},
+    "verdict": {"findings"},
+    "figures": {"findings"},
+    "page": {"findings"},
+    "folder": {"figures", "findings", "page"},
+    "report": {"data", "findings", "folder", "metrics", "target", "verdict"},
+    "experiment": {"attack", "data", "metrics", "report", "scores", "signals", "target"},
+    "": {
+        *("attack", "data", "experiment", "gradients", "intake", "metrics", "scores", "signals"),
+        "target",
+    },
+    "demo": {"intake"},
+    "cli": {"", "data", "demo", "metrics", "report"},
+}
+
+
+# --- The code in the pages ----------------------------------------------------------------------
+
+
+def blocks(text: str) -> Iterator[tuple[str, str, int]]:
+    """Kind, code and first line of every fenced block of Python, plain or with a prompt."""
+    fence = re.compile(r"^```(python|pycon)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    for found in fence.finditer(text):
+        yield found[1], found[2], text.count("\n", 0, found.start()) + 1
+
+
+def run_blocks(text: str, name: str) -> None:
+    """Runs a page's blocks one after another in one namespace."""
+    globs: dict = {"__name__": "__main__"}
+    for kind, code, line in blocks(text):
+        if kind == "python":
+            exec(compile("\n" * line + code, name, "exec"), globs)
+            continue
+        test = doctest.DocTestParser().get_doctest(code, globs, name, name, line)
+        complaints: list[str] = []
+        runner = doctest.DocTestRunner(verbose=False, optionflags=DOCTESTS)
+        runner.run(test, out=complaints.append, clear_globs=False)
+        assert not runner.failures, "".join(complaints)
+        globs.update(test.globs)
+
+
+@pytest.fixture
+def a_users_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the README names, of a small model that has memorised."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(300, 6)).astype(np.float32)
+    y = random.integers(0, 3, 300)
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(32, activation="tanh"), keras.layers.Dense(3, "softmax")]
+    model = keras.Sequential([keras.Input((6,)), *layers])
+    model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
+    model.fit(x[:150], y[:150], epochs=60, verbose=0)
+    model.save(tmp_path / "model.keras")
+    np.savez(tmp_path / "members.npz", x=x[:150], y=y[:150])
+    np.savez(tmp_path / "nonmembers.npz", x=x[150:], y=y[150:])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def rank_promotion() -> Iterator[None]:
+    """As a user has it: Keras' training and code of one's own may rely on it."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.mark.usefixtures("rank_promotion")
+@pytest.mark.parametrize("page", PAGES)
+def test_code_in_the_pages_runs(page: str, request: pytest.FixtureRequest, capsys):
+    folder = request.getfixturevalue("a_users_files")
+    text = (REPOSITORY / page).read_text()
+    assert len(list(blocks(text))) >= 2, "the fences were not recognised"
+    run_blocks(text, page)
+    if page == "README.md":
+        assert "white box" in capsys.readouterr().out
+        assert (folder / "report" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["```python\nassert 1 == 2\n```\n", "```pycon\n>>> 1 + 1\n3\n```\n"],
+    ids=["statement", "doctest"],
+)
+def test_code_that_is_wrong_is_noticed(code: str):
+    with pytest.raises(AssertionError):
+        run_blocks(code, "page")
+
+
+# --- Names --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", jm.__all__)
+def test_public_names_are_documented(name: str):
+    thing = getattr(jm, name)
+    if not isinstance(thing, type | types.FunctionType | types.ModuleType):
+        assert isinstance(thing, tuple), f"{name} is a constant; its docstring is its type's"
+        return
+    text = thing.__doc__ or ""
+    assert re.match(r'[A-Z"`].*[.:?]', text.split("\n\n")[0], re.DOTALL), f"{name}: {text!r}"
+    generated = f"{name}("  # what NamedTuple and dataclass write if nobody else does
+    assert not text.startswith(generated), f"{name} has no docstring of its own"
+    if isinstance(thing, type):
+        for attribute, value in vars(thing).items():
+            if not attribute.startswith("_") and inspect.isfunction(value):
+                assert value.__doc__, f"{name}.{attribute} has no docstring"
+
+
+def test_command_line_flags_in_the_readme_exist(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["audit", "--help"])
+    known = flags(capsys.readouterr().out)
+    assert {"--target", "--members", "--nonmembers", "--out"} <= known
+    named = flags_of_audit((REPOSITORY / "README.md").read_text())
+    assert {"--target", "--members", "--gradients"} <= named
+    assert named <= known, f"the README names {named - known}, which do not exist"
+    assert flags_of_audit("`--no-such-flag`") - known == {"--no-such-flag"}
+
+
+def flags(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
+
+
+def flags_of_audit(text: str) -> set[str]:
+    """Flags in commands of `jaxmeter audit`, and those that stand alone as `--flag`."""
+    commands = re.findall(r"jaxmeter audit((?:[^\n`]|\\\n)*)", text)
+    return flags(" ".join([*commands, *re.findall(r"`(--[a-z-]+)[^`]*`", text)]))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_between_documents_lead_somewhere(document: str):
+    path = REPOSITORY / document
+    text = path.read_text()
+    links = [*re.findall(r"\]\(([^)#\s]+)", text), *re.findall(r'src="([^"]+)"', text)]
+    broken = [
+        link
+        for link in links
+        if not link.startswith(("http:", "https:")) and not (path.parent / link).exists()
+    ]
+    assert not broken
+
+
+# --- Architecture -------------------------------------------------------------------------------
+
+
+def module_name(path: Path, package: Path) -> str:
+    """ "signals", "intake", "intake.keras_jax"; "" for the package itself."""
+    parts = path.relative_to(package).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(node: ast.AST, inside: str) -> Iterator[str]:
+    """Absolute names of all that is imported below a node, but for type checking only."""
+    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        nodes = node.orelse
+    else:
+        nodes = ast.iter_child_nodes(node)
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        above = inside.split(".")[: len(inside.split(".")) - node.level + 1] if node.level else []
+        start = ".".join([*above, *([node.module] if node.module else [])])
+        yield from (f"{start}.{alias.name}" for alias in node.names)
+    elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+        yield from (arg.value for arg in node.args if isinstance(arg, ast.Constant))
+    for child in nodes:
+        yield from imported(child, inside)
+
+
+def arrows(package: Path) -> dict[str, set[str]]:
+    """Module -> modules of the same package that it imports, anywhere in its code."""
+    sources = {module_name(path, package): path for path in package.rglob("*.py")}
+    found: dict[str, set[str]] = {}
+    for name, path in sources.items():
+        inside = package.name if path.name == "__init__.py" and not name else package.name
+        if name:
+            is_package = path.name == "__init__.py"
+            inside = ".".join([package.name, *name.split(".")[: None if is_package else -1]])
+        found[name] = set()
+        for full in imported(ast.parse(path.read_text()), inside):
+            first, _, rest = full.partition(".")
+            if first != package.name:
+                continue
+            while rest and rest not in sources:  # a name in a module, not a module
+                rest = rest.rpartition(".")[0]
+            if rest != name:
+                found[name].add(rest)
+    return found
+
+
+def trespasses(found: dict[str, set[str]], allowed: dict[str, set[str]]) -> list[str]:
+    """Arrows that are not allowed, and modules that nobody has placed."""
+    return [
+        *(f"{name} has no place in ARROWS" for name in found.keys() - allowed.keys()),
+        *(
+            f"{name} imports {other or 'the package itself'}"
+            for name, others in found.items()
+            for other in sorted(others - allowed.get(name, set()))
+        ),
+    ]
+
+
+PACKAGE = REPOSITORY / "jaxmeter"
+
+
+def test_modules_import_only_what_they_may():
+    found = arrows(PACKAGE)
+    assert not trespasses(found, ARROWS)
+    assert found["signals"] >= {"gradients", "target"}, "imports were not recognised"
+    assert "folder" in found["report"], "imports inside functions were not recognised"
+
+
+def test_nothing_is_imported_upward():
+    order = list(ARROWS)
+    for name, others in ARROWS.items():
+        assert all(order.index(other) < order.index(name) for other in others), name
+
+
+@pytest.mark.parametrize("name", ["target", "data", "metrics"])
+def test_foundations_import_nothing_of_ours(name: str):
+    assert arrows(PACKAGE)[name] == set()
+
+
+def test_only_intake_knows_keras_and_metrics_know_no_jax():
+    for path in PACKAGE.rglob("*.py"):
+        name = module_name(path, PACKAGE)
+        roots = {full.partition(".")[0] for full in imported(ast.parse(path.read_text()), "")}
+        assert name.startswith("intake") or "keras" not in roots, f"{name} imports Keras"
+        assert name != "metrics" or not roots & {"jax", "jaxlib", "flax"}
+
+
+def test_no_module_is_a_drawer_for_odds_and_ends():
+    parts = {part for name in arrows(PACKAGE) for part in name.split(".")}
+    assert not parts & {"utils", "util", "common", "base", "core", "helpers", "misc"}
+    assert "signals" in parts
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("from small.high import f", ["low imports high"]),
+        ("import small.high", ["low imports high"]),
+        ("from small import high", ["low imports high"]),
+        ("from . import high", ["low imports high"]),
+        ("from .high import f", ["low imports high"]),
+        ("def g():\n    from small.high import f", ["low imports high"]),
+        ("import importlib\nimportlib.import_module('small.high')", ["low imports high"]),
+        ("import small", ["low imports the package itself"]),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from small import high", []),
+        ("import smaller.high", []),
+    ],
+)
+def test_a_trespass_is_noticed(source: str, complaint: list[str], tmp_path: Path):
+    package = tmp_path / "small"
+    package.mkdir()
+    for name, text in {"__init__": "", "high": "def f(): ...", "low": source}.items():
+        (package / f"{name}.py").write_text(textwrap.dedent(text))
+    allowed = {"": set(), "low": set(), "high": {"low"}}
+    assert trespasses(arrows(package), allowed) == complaint
+    assert trespasses({"new": set()}, allowed) == ["new has no place in ARROWS"]
+
+
+def test_the_design_page_shows_the_same_arrows():
+    text = (REPOSITORY / "docs" / "design.md").read_text()
+    rows = re.findall(r"^\| `([\w.]+)` \| [^|]+ \| ([^|]+) \|$", text, re.MULTILINE)
+    shown = {name: set(re.findall(r"`([\w.]+)`", cell)) for name, cell in rows}
+    assert shown == {name: others - {""} for name, others in ARROWS.items() if name}
+
+
+def test_importing_the_package_brings_in_no_framework():
+    late = ("keras", "matplotlib", "tensorflow")
+    code = f"import sys, jaxmeter; print(*(name for name in {late} if name in sys.modules))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
