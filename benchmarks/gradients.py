@@ -64,7 +64,9 @@ def variants(target: jm.Target, x: jax.Array, y: jax.Array) -> dict:
 
     single = jax.jit(lambda target, x, y: jm.per_example_gradients(target, x, y))
     spec = jm.SignalSpec(gradients=last).resolved(target)
-    signals = jax.jit(jax.vmap(lambda x, y: jm.of_example(target, x, y, spec)))
+    signals = jax.jit(
+        lambda target, x, y: jax.vmap(lambda x, y: jm.of_example(target, x, y, spec))(x, y)
+    )
     plain = jax.jit(
         jax.vmap(
             jax.grad(
@@ -86,7 +88,7 @@ def variants(target: jm.Target, x: jax.Array, y: jax.Array) -> dict:
         "jax.vmap(jax.grad), all layers": lambda: plain(target.params, x, y),
         "norms, all layers": lambda: jm.gradient_norms(target, x, y),
         "per example, last layer": lambda: jm.per_example_gradients(target, x, y, params=last),
-        "last-layer signals, factored": lambda: signals(x, y),
+        "last-layer signals, factored": lambda: signals(target, x, y),
         "loop, all layers": loop,
     }
     return {name: lambda run=run: jax.block_until_ready(run()) for name, run in runs.items()}

@@ -2,8 +2,7 @@
 
 from jaxmeter import metrics, scores, signals
 from jaxmeter.attack import Attack, Fitted, cross_fit, fit, inference_model
-from jaxmeter.data import Records, split
-from jaxmeter.experiment import (
+from jaxmeter.catalogue import (
     TRAINING_FREE,
     Blind,
     ClassWise,
@@ -15,8 +14,9 @@ from jaxmeter.experiment import (
     LogitMargin,
     ModifiedEntropy,
     NegativeLoss,
-    audit,
 )
+from jaxmeter.data import Records, split
+from jaxmeter.experiment import audit
 from jaxmeter.gradients import Outer, gradient_norms, per_example_gradients
 from jaxmeter.intake import load_target
 from jaxmeter.metrics import AttackResult, evaluate

@@ -4,6 +4,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +42,12 @@ def demo(out: Path = Path("jaxmeter-demo"), seed: int = 0) -> None:
 
     report_folder = out / "report"
     check_folder(report_folder)
+    found = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if found - set(digits.FILES) - {"report"} or (found and "report" not in found):
+        raise FileExistsError(
+            f"{out} holds {', '.join(sorted(found))}, which an earlier demo did not write alone; "
+            "nothing was changed. Choose another folder with --out."
+        )
     out.mkdir(parents=True, exist_ok=True)
     _LOG.print("Training a CNN on half of scikit-learn's digits ...")
     members, nonmembers = digits.train(out, seed=seed)
@@ -132,6 +139,7 @@ def audit(
             host_budget=host_mib * 2**20,
             progress=progress,
         )
+    report = replace(report, seed=str(seed))
     _show(report, report.save(out))
 
 

@@ -8,6 +8,8 @@ from sklearn.datasets import load_digits
 
 from jaxmeter.intake import _keras
 
+FILES = ("target.keras", "members.npz", "nonmembers.npz")
+
 
 def train(folder: Path, *, seed: int, epochs: int = 150) -> tuple[Path, Path]:
     """Trains the target and writes target.keras, members.npz and nonmembers.npz into `folder`.

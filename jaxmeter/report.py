@@ -82,7 +82,8 @@ class Report:
       parts: `(members, non-members)` of the fit, select and held-out part.
       target: facts about the target.
       accuracy: the target's accuracy on the audit's members and on its non-members.
-      seed: as shown to the reader, e.g. "0"; the key's data otherwise.
+      seed: what everything random followed from, as shown to the reader: the command line's seed,
+        or the data of the key given to `audit`.
       signal_seconds: wall time of extracting all signals of all records.
       signal_bytes: memory they took.
       notes: warnings raised on the way.

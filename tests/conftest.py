@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "jax"
+# Compiling is most of the suite's time; less effort there changes no result beyond rounding.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 import jax
 import pytest

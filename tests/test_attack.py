@@ -6,7 +6,7 @@ import pytest
 
 import jaxmeter as jm
 from helpers import assert_close, mlp_target, some_records
-from jaxmeter.attack import _fit
+from jaxmeter import fitting
 from jaxmeter.inference import GradientComponent, features, scales
 from jaxmeter.signals import Signals
 
@@ -105,10 +105,10 @@ def test_same_key_same_bits_another_key_others():
 def test_a_second_fit_compiles_nothing():
     signals, is_member = planted()
     jm.fit(jax.random.key(0), jm.inference_model(members=2), signals, is_member, **SMALL)
-    compiled = _fit._cache_size()
+    compiled = fitting.run._cache_size()
     signals, is_member = planted(seed=3)
     jm.fit(jax.random.key(1), jm.inference_model(members=2), signals, is_member, **SMALL)
-    assert _fit._cache_size() == compiled
+    assert fitting.run._cache_size() == compiled
 
 
 def every_kind(n: int) -> dict[str, Signals]:
@@ -262,6 +262,8 @@ def test_bad_input_is_refused():
     broken = signals._replace(loss=np.where(np.arange(20) == 4, np.inf, signals.loss))
     with pytest.raises(ValueError, match=r"signals of 1 records are not finite \(first: 4\)"):
         jm.fit(key, attack, broken, is_member)
+    with pytest.raises(ValueError, match="3 folds, but the attack is an ensemble of 2"):
+        jm.fit(key, attack, signals, is_member, folds=3)
     with pytest.raises(ValueError, match="5 folds of 8 records"):
         jm.cross_fit(key, attack, signals.rows(slice(16)), is_member[:16])
     with pytest.raises(ValueError, match="fitting diverged in epoch 1"):

@@ -6,17 +6,23 @@ import pytest
 
 import jaxmeter as jm
 from helpers import linear_target, mlp_target, some_records
-from jaxmeter import demo
-from jaxmeter.attack import _fit
+from jaxmeter import demo, fitting
+from jaxmeter.catalogue import Part
 from jaxmeter.data import split_indices
-from jaxmeter.experiment import Part
 from jaxmeter.metrics import MetricWarning
+from jaxmeter.report import Report
 from jaxmeter.signals import white_box
 
 QUICK = jm.FitConfig(epochs=3, members=5)
 
 
-def planted_audit(seed: int = 0, **options) -> jm.experiment.Report:
+def test_learned_takes_its_spec_by_position():
+    spec = jm.SignalSpec(gradients=("out",))
+    assert jm.Learned(spec) == jm.Learned(spec=spec)
+    assert jm.Learned(spec).name == "white box" and jm.Learned(jm.SignalSpec()).name == "black box"
+
+
+def planted_audit(seed: int = 0, **options) -> Report:
     """A linear target that was fitted to its members' labels, and random others."""
     random = np.random.default_rng(seed)
     x = random.normal(size=(600, 5)).astype("f")
@@ -71,7 +77,7 @@ def test_budgets_say_what_was_given(report):
     assert by_name["negative loss"].parameters == ()
     assert by_name["white box"].known_members == by_name["blind baseline"].known_members == 150
     assert by_name["white box"].parameters == ("out/kernel", "out/bias")
-    assert by_name["gradient norm"].parameters == ("out",)
+    assert by_name["gradient norm"].parameters == ("out/kernel", "out/bias")
     assert by_name["black box"].reads == ("logits", "loss", "label")
     assert by_name["black box"].parameters == ()
     assert by_name["blind baseline"].queries == 0
@@ -220,6 +226,6 @@ def test_shuffled_membership_finds_nothing(digits):
                 warnings.simplefilter("ignore", MetricWarning)
                 low, high = jm.evaluate(scores, truth[held]).auc_interval()
             contains[name] += low <= 0.5 <= high
-        fits_compiled = fits_compiled or _fit._cache_size()
-    assert _fit._cache_size() == fits_compiled  # 80 fits, two programs
+        fits_compiled = fits_compiled or fitting.run._cache_size()
+    assert fitting.run._cache_size() == fits_compiled  # 80 fits, two programs
     assert min(contains.values()) >= 34, contains
