@@ -135,7 +135,9 @@ def of_loss(
         uses[:] = found  # the static description; its arrays leave through aux instead
         return loss, (out, [use.operands for use in found])
 
-    (loss, (out, operands)), deltas = jax.value_and_grad(differentiated, has_aux=True)(taps)
+    # vjp, not grad: a tapped value may be complex (a Fourier layer), the loss is always real.
+    loss, backward, (out, operands) = jax.vjp(differentiated, taps, has_aux=True)
+    (deltas,) = backward(jnp.ones_like(loss))
     terms: dict[str, list[Gradient]] = {name: [] for name in names}
     for use, values in zip(uses, operands, strict=True):
         for name, gradient in use.gradients(values, [deltas[i] for i in use.taps], chosen).items():
@@ -231,7 +233,7 @@ class _Use(NamedTuple):
     eqn: Any
     derived: dict[int, _Derived]  # operand position -> how it comes from a variable
     operands: list[Array]  # the other operands' values, in order
-    taps: list[int]  # indices into the list of taps, one a floating-point output
+    taps: list[int]  # indices into the list of taps, one an output that is not an integer
 
     def gradients(
         self, operands: list[Array], deltas: list[Array], chosen: dict[str, Array]
@@ -239,11 +241,13 @@ class _Use(NamedTuple):
         """What this use adds to the gradient of each variable in it."""
         found: dict[str, Gradient] = {}
         for name in dict.fromkeys(d.name for d in self.derived.values()):
-            outer = self._outer(operands, deltas)
+            outer = self._outer(operands, deltas, chosen)
             found[name] = outer or self._transposed(name, operands, deltas, chosen)
         return found
 
-    def _outer(self, operands: list[Array], deltas: list[Array]) -> Outer | None:
+    def _outer(
+        self, operands: list[Array], deltas: list[Array], chosen: dict[str, Array]
+    ) -> Outer | None:
         """`x @ kernel` with one row of x: the rank-one case."""
         if self.eqn.primitive.name != "dot_general" or len(self.derived) != 1:
             return None
@@ -258,7 +262,10 @@ class _Use(NamedTuple):
             and not any(batch)
             and other.size == kernel.shape[0]
         )
-        return Outer(other.reshape(-1), deltas[0].reshape(-1)) if rank_one else None
+        if not rank_one:
+            return None
+        dtype = chosen[derived.name].dtype  # the kernel itself may be a cast of the variable
+        return Outer(*(v.reshape(-1).astype(dtype) for v in (other, deltas[0])))
 
     def _transposed(
         self, name: str, operands: list[Array], deltas: list[Array], chosen: dict[str, Array]
@@ -271,7 +278,7 @@ class _Use(NamedTuple):
                 else next(rest)
                 for i in range(len(self.eqn.invars))
             ]
-            return [out for out in _bind(self.eqn, args) if _is_float(out)]
+            return [out for out in _bind(self.eqn, args) if _is_inexact(out)]
 
         (gradient,) = jax.vjp(forward, chosen[name])[1](deltas)
         return gradient
@@ -311,7 +318,7 @@ def _run(
         outs = _bind(eqn, [_value(a) for a in args])
         indices = []
         for i, out in enumerate(outs):
-            if _is_float(out):
+            if _is_inexact(out):
                 indices.append(len(tapped))
                 tapped.append(out)
                 if taps is not None:
@@ -346,7 +353,8 @@ def _run(
     outs = walk(program.closed.jaxpr, program.closed.consts, args)
     for i, out in enumerate(outs):
         if isinstance(out, _Derived):  # an output that is a variable: tap a copy of it
-            outs[i] = tap(_identity_of(out.value), [out])[0]
+            real = jnp.issubdtype(jnp.result_type(out.value), jnp.floating)
+            outs[i] = tap(_identity_of(out.value), [out])[0] if real else out.value
     return jax.tree.unflatten(program.tree, outs), uses, tapped
 
 
@@ -386,5 +394,5 @@ def _value(value: Any) -> Any:
     return value.value if isinstance(value, _Derived) else value
 
 
-def _is_float(value: Any) -> bool:
-    return bool(jnp.issubdtype(jnp.result_type(value), jnp.floating))
+def _is_inexact(value: Any) -> bool:
+    return bool(jnp.issubdtype(jnp.result_type(value), jnp.inexact))

@@ -26,6 +26,7 @@ from jax.scipy.special import ndtri
 
 from jaxmeter.gradients import Gradient, Outer
 from jaxmeter.signals import Signals
+from jaxmeter.target import LOGITS
 
 _TINY = 1e-9
 _SORTED = 32  # order statistics kept of a vector
@@ -201,7 +202,8 @@ def _described(
             if label is not None and label.shape == value.shape:
                 own, rest = _own_and_rest(flat, label)
                 narrow.append(jnp.stack([own, rest], axis=1))
-                base = own - rest if base is None else base
+                if name == LOGITS and base is None:
+                    base = own - rest
         else:
             images[name] = value
             channels = value.reshape(len(value), -1, value.shape[-1])

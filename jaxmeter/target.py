@@ -218,10 +218,21 @@ def from_function(
             'a (nested) dict of arrays, e.g. {"dense": {"kernel": ...}}.'
         )
     nested = any(isinstance(value, Mapping) for value in params.values())
-    flat = flatten_dict(dict(params), sep="/") if nested else dict(params)
+    paths = flatten_dict(dict(params)) if nested else {(name,): v for name, v in params.items()}
+    if not all(isinstance(k, str) and not (nested and "/" in k) for path in paths for k in path):
+        raise TypeError(
+            "the keys of params are joined to names like 'layer/variable': they must be strings, "
+            "and in a nested dict without a slash."
+        )
+    flat = {"/".join(path): value for path, value in paths.items()}
     for name, value in flat.items():
         if not hasattr(value, "shape"):
             raise TypeError(f"params[{name!r}] is a {type(value).__name__}, not an array.")
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            raise TypeError(
+                f"params[{name!r}] is {value.dtype}; params are what gradients are taken of, real "
+                "floating-point arrays. Pass integers, keys and the like in state."
+            )
 
     def applied(params: Any, state: Any, x: Array) -> Outputs:
         out = apply(unflatten_dict(params, sep="/") if nested else params, state, x)

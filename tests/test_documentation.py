@@ -36,7 +36,7 @@ ARROWS = {
     "intake": {"intake.keras_jax", "target"},
     "signals": {"data", "gradients", "target"},
     "scores": {"signals"},
-    "inference": {"gradients", "signals"},
+    "inference": {"gradients", "signals", "target"},
     "fitting": {"signals"},
     "attack": {"fitting", "inference", "metrics", "signals"},
     "findings": {"metrics"},

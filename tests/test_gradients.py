@@ -95,6 +95,17 @@ class Odd(nn.Module):
         return x @ (scale[:, None] ** 2 * w.T) + prior
 
 
+class Fourier(nn.Module):
+    """Filters in the frequency domain: complex values on the way."""
+
+    @nn.compact
+    def __call__(self, x):
+        w = self.param("filter", nn.initializers.normal(1.0), (4,))
+        phase = self.param("phase", nn.initializers.normal(1.0), (3,))
+        spectrum = jnp.fft.rfft(x) * jnp.exp(1j * phase)
+        return nn.Dense(3)(jnp.fft.irfft(spectrum * jnp.fft.rfft(w), n=4))
+
+
 NETS = {
     "dense": dense_twice(False),
     "dense used twice": dense_twice(True),
@@ -102,6 +113,7 @@ NETS = {
     "LSTM": (Recurrent(), (5, 4)),
     "attention": (Attention(), (5, 4)),
     "odd parameters": (Odd(), (4,)),
+    "Fourier filters": (Fourier(), (4,)),
     "tied embedding": (TiedEmbedding(), (5,)),
 }
 
@@ -224,6 +236,29 @@ def test_names_may_be_layers_variables_or_numbers():
         ValueError, match=r"no trainable layer number 4; there are 1: a, 2: b, 3: c"
     ):
         jm.gradient_norms(target, x, y, params=(4,))
+
+
+def test_gradients_have_the_dtype_of_their_variable():
+    """A layer that computes in bfloat16 with float32 weights."""
+    target = jm.from_function(
+        lambda p, s, x: (x.astype("bfloat16") @ p["w"].astype("bfloat16")).astype("float32"),
+        {"w": np.ones((3, 2), "f")},
+        input_shape=(3,),
+    )
+    x, y = inputs_for(target, 4)
+    found, expected = jm.per_example_gradients(target, x, y), reference_gradients(target, x, y)
+    assert found["w"].dtype == expected["w"].dtype == jnp.float32
+    assert_close(found["w"], expected["w"], rtol=1e-2)
+
+
+def test_layers_may_be_of_any_dtype():
+    """A layer output that is a mask computed from a weight alone."""
+    target = jm.from_function(
+        lambda p, s, x: jm.Outputs(x @ p["w"], {"mask": p["w"][None] > 0}),
+        {"w": np.eye(3, 2, dtype="f")},
+    )
+    x, y = np.ones((2, 3), "f"), np.zeros(2, int)
+    assert jm.per_example_gradients(target, x, y)["w"].shape == (2, 3, 2)
 
 
 def test_a_record_that_gives_nan_stays_in_its_own_row():
