@@ -178,7 +178,10 @@ def fit(
         half=half,
         folds=folds,
     )
-    history = History(*(np.asarray(a, np.float64) for a in outcome.trace))
+    history = History(*(np.array(a, np.float64) for a in outcome.trace))
+    history.loss[0] = np.nan  # nothing was trained yet
+    if select is None and not folds:
+        history.select_loss[:] = history.select_auc[:] = np.nan
     if not np.isfinite(history.loss[1:]).all():
         first = int(np.flatnonzero(~np.isfinite(history.loss[1:]))[0]) + 1
         raise ValueError(

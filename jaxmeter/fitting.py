@@ -72,8 +72,7 @@ def run(
 
     def unseen(rows: Array) -> Array:
         """Which model has not been trained on which record, [m, n]."""
-        assert fold is not None
-        return jnp.arange(m)[:, None] % folds == fold[rows][None]
+        return jnp.arange(m)[:, None] % folds == jnp.asarray(fold)[rows][None]
 
     def loss_on(trained: Any, rows: Array, key: Array) -> Array:
         batch = jax.tree.map(lambda leaf: leaf[rows], features)
@@ -141,7 +140,7 @@ def run(
     first_scores = choosing(trained)
     carry = ((trained, optimizer.init(trained)), trained, first_scores, jnp.asarray(-jnp.inf))
     (now, best, best_scores, _), trace = jax.lax.scan(epoch, carry, jax.random.split(key, epochs))
-    start = (jnp.asarray(jnp.nan), _loss(first_scores, truth), _auc(first_scores, truth))
+    start = (jnp.zeros(()), _loss(first_scores, truth), _auc(first_scores, truth))
     return Outcome(
         first=whole(trained),
         best=whole(best),
@@ -153,11 +152,13 @@ def run(
 
 
 def _loss(scores: Array, truth: Array) -> Array:
-    return optax.sigmoid_binary_cross_entropy(scores, truth).mean()
+    return optax.sigmoid_binary_cross_entropy(scores, truth).sum() / max(truth.size, 1)
 
 
 def _auc(scores: Array, truth: Array) -> Array:
-    """Mann-Whitney with midranks."""
+    """Mann-Whitney with midranks; 0 of no records."""
+    if not truth.size:
+        return jnp.zeros(())
     order = jnp.sort(scores)
     below = jnp.searchsorted(order, scores, side="left")
     not_above = jnp.searchsorted(order, scores, side="right")

@@ -54,7 +54,8 @@ def logit_margin(signals: Signals) -> NDArray:
 def entropy(signals: Signals) -> NDArray:
     """Minus the entropy of the predicted distribution `[n]`, in nats; the label is not used."""
     log_p, _ = _log_probabilities(_float64(signals.logits))
-    return np.sum(np.exp(log_p) * log_p, axis=-1)
+    p = np.exp(log_p)
+    return np.sum(np.where(p > 0, p * np.where(p > 0, log_p, 0.0), 0.0), axis=-1)
 
 
 def modified_entropy(signals: Signals) -> NDArray:

@@ -83,6 +83,15 @@ def test_confident_records_keep_distinct_scores(name):
     assert (np.diff(found) > 0).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_class_that_is_ruled_out_counts_for_nothing():
+    """A logit of minus infinity, as masked heads give."""
+    with_masked = signals_of([[1.0, 0.5, -np.inf]], [0])
+    without = signals_of([[1.0, 0.5]], [0])
+    for score in (scores.entropy, scores.modified_entropy, scores.negative_loss):
+        np.testing.assert_allclose(score(with_masked), score(without))
+
+
 def test_two_classes_and_exact_values():
     found = signals_of([[2.0, 0.0], [2.0, 0.0]], [0, 1])
     np.testing.assert_allclose(scores.log_odds(found), [2, -2])
