@@ -31,7 +31,10 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	$(BIN)/python benchmarks/gradients.py
+ifdef JAXMETER_DATA
+	$(BIN)/python benchmarks/location30.py --data $(JAXMETER_DATA)/location30.npz
+endif
 
 study: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m study -s
