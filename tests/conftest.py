@@ -1,5 +1,6 @@
 """Shared by all tests: Keras on JAX, strict rank promotion, and where real data may lie."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -13,6 +14,14 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_programs_are_dropped():
+    """Each holds memory maps; thousands in one process exceed the system's limit and crash XLA."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
