@@ -23,7 +23,7 @@ demo: $(VENV)/.installed
 	$(BIN)/jaxmeter demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest --quiet --durations=10
+	$(BIN)/python -m pytest --quiet --durations=15 -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff format --check
@@ -32,6 +32,7 @@ lint: $(VENV)/.installed-lint
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/gradients.py
+	$(BIN)/python benchmarks/lowering.py
 ifdef JAXMETER_DATA
 	$(BIN)/python benchmarks/location30.py --data $(JAXMETER_DATA)/location30.npz
 endif

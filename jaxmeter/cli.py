@@ -1,4 +1,4 @@
-"""The command line: `jaxmeter demo` and `jaxmeter audit`."""
+"""The command line: `jaxmeter demo`, `jaxmeter audit` and `jaxmeter inspect`."""
 
 import sys
 import warnings
@@ -10,6 +10,7 @@ from typing import Literal
 
 import jax
 import tyro
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -19,8 +20,11 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.table import Table
+from rich.text import Text
 
 import jaxmeter as jm
+from jaxmeter import inspection
 from jaxmeter.data import DataWarning, read_npz
 from jaxmeter.metrics import MetricWarning
 from jaxmeter.report import Report, check_folder
@@ -79,6 +83,8 @@ def audit(
     overlap: Literal["error", "drop"] = "error",
     device_mib: int = 1024,
     host_mib: int = 8192,
+    head: tuple[str, ...] = (),
+    weights: Path | None = None,
     trust: bool = False,
 ) -> None:
     """Audit your own model: who could tell its training records from others, and how well?
@@ -88,7 +94,7 @@ def audit(
     held-out records. Prints a table; writes report.html, results.json, scores.npz and figures.
 
     Args:
-      target: The trained classifier, a .keras or .h5 file.
+      target: The trained classifier: .keras, .h5, .onnx, .json or a SavedModel folder.
       members: .npz with x [n, ...] and y [n], records the target was trained on.
       nonmembers: .npz with x and y it was not trained on, drawn as the members were.
       out: Folder for the report; an earlier report there is replaced.
@@ -101,10 +107,13 @@ def audit(
       overlap: What to do with a record given both as member and as non-member.
       device_mib: Memory the target and one batch may take on the device, in MiB.
       host_mib: Memory all signals may take, in MiB.
+      head: What to audit of a model with several outputs, labels or time steps: an output's name or
+        1-based number or a layer's name, then 0-based indices: "--head tags 3".
+      weights: For a .json architecture, its weights: .h5 or a TensorFlow checkpoint's prefix.
       trust: Load models with Python code in them (Lambda layers). Only files you made.
     """
     check_folder(out)
-    model = jm.load_target(target, trust=trust)
+    model = jm.load_target(target, output=_choice(head), weights=weights, trust=trust)
     if model.spec.source.difference is not None:
         _LOG.print(
             f"Loaded {target}: on a probe batch its outputs differ from the original's by at most "
@@ -143,20 +152,118 @@ def audit(
     _show(report, report.save(out))
 
 
+def inspect(
+    target: tyro.conf.Positional[Path],
+    head: tuple[str, ...] = (),
+    weights: Path | None = None,
+    trust: bool = False,
+) -> None:
+    """Show what there is in a model: its layers, their variables, and what attacks can ask for.
+
+    Args:
+      target: The trained classifier: .keras, .h5, .onnx, .json or a SavedModel folder.
+      head: What to audit of a model with several outputs, labels or time steps: an output's name or
+        1-based number or a layer's name, then 0-based indices: "--head tags 3".
+      weights: For a .json architecture, its weights: .h5 or a TensorFlow checkpoint's prefix.
+      trust: Load models with Python code in them (Lambda layers). Only files you made.
+    """
+    model = jm.load_target(target, output=_choice(head), weights=weights, trust=trust)
+    console = Console()
+    console.print(_facts(model))
+    console.print(_layers(model))
+    total = inspection.totals(model)
+    console.print(
+        f"{total.layers:,} layers, {total.trainable_layers:,} with gradients. "
+        f"{total.parameters:,} trainable parameters; {total.state:,} other numbers.",
+        highlight=False,
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `jaxmeter` command."""
     warnings.simplefilter("ignore", MetricWarning)  # the report carries them as notes
     warnings.simplefilter("ignore", DataWarning)
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"demo": demo, "audit": audit},
+            {"demo": demo, "audit": audit, "inspect": inspect},
             prog="jaxmeter",
             description="Measure how much a trained classifier gives away about its training data.",
             args=arguments,
         )
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         _LOG.print(f"jaxmeter: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
+
+
+def _choice(pieces: tuple[str, ...]) -> str | int | tuple[str | int, *tuple[int, ...]] | None:
+    """What `--head` means to `load_target`."""
+    if not pieces:
+        return None
+    name = int(pieces[0]) if pieces[0].isdecimal() else pieces[0]
+    try:
+        indices = [int(piece) for piece in pieces[1:]]
+    except ValueError:
+        raise ValueError(
+            f"--head {' '.join(pieces)}: after the name of one output or layer come only 0-based "
+            'integers, which choose a part of it, as in "--head tags 3".'
+        ) from None
+    return (name, *indices) if indices else name
+
+
+def _facts(target: jm.Target) -> Table:
+    """Where a target came from, what it takes and what it gives."""
+    spec, source = target.spec, target.spec.source
+    versions = ", ".join(f"{package} {version}" for package, version in source.versions)
+    difference = "not compared: there is no original to run"
+    if source.difference is not None:
+        difference = f"at most {source.difference:.1g} on a probe batch of random records"
+    facts = {
+        "Model": source.origin,
+        "Route": f"{source.route} ({versions})" if versions else source.route,
+        "Difference": difference,
+        "Input": f"{_sizes(spec.input_shape)} {spec.input_dtype}",
+        "Classes": "not known" if spec.n_classes is None else str(spec.n_classes),
+        "Logits": source.logits,
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, fact in facts.items():
+        table.add_row(Text(name, style="bold"), Text(fact, overflow="fold"))
+    return table
+
+
+def _layers(target: jm.Target) -> Table:
+    """One row a layer."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("#", justify="right")
+    for title in ("Layer", "Output", "Variables"):
+        table.add_column(title, overflow="fold")
+    table.add_column("Parameters", justify="right")
+    table.add_column("Attacks can use", overflow="fold")
+    for row in inspection.layer_rows(target):
+        variables = "\n".join(
+            f"{v.name} {_sizes(v.shape)}{'' if v.is_trainable else ', no gradient'}"
+            for v in row.variables
+        )
+        uses = ["output"] if row.position else []
+        for number, name in row.gradients:
+            uses.append(f"gradients {number}" + ("" if name == row.name else f": {name}"))
+        cells = (
+            str(row.position or "-"),
+            row.name,
+            _sizes(row.output) if row.position else "-",
+            variables or "-",
+            f"{row.parameters:,}",
+            "\n".join(uses) or "-",
+        )
+        table.add_row(*map(Text, cells))  # Text: brackets in a name are no markup
+    return table
+
+
+def _sizes(shape: Sequence[int | None] | None) -> str:
+    if shape is None:
+        return "not known"
+    sizes = ["?" if d is None else str(d) for d in shape]
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from sklearn.datasets import load_digits
 
-from jaxmeter.intake import _keras
+from jaxmeter.intake.surroundings import keras as loaded_keras
 
 FILES = ("target.keras", "members.npz", "nonmembers.npz")
 
@@ -20,7 +20,7 @@ def train(folder: Path, *, seed: int, epochs: int = 150) -> tuple[Path, Path]:
     Returns:
       Paths of the members and of the non-members.
     """
-    keras = _keras()
+    keras = loaded_keras()
     digits = load_digits()
     x, y = (digits.images[..., None] / 16).astype(np.float32), digits.target
     order = np.random.default_rng(seed).permutation(len(y))

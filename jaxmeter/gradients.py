@@ -18,6 +18,7 @@ from jax import Array
 from jax.extend import core
 from jax.typing import ArrayLike
 
+from jaxmeter.lowering import bind, lowered
 from jaxmeter.target import Outputs, Target, layer_of, resolve_variables
 
 
@@ -207,7 +208,6 @@ def _total(terms: list[Gradient], variable: Array) -> Gradient:
 # --- the walk over the traced forward pass ------------------------------------------------------
 
 # Calls whose body is walked when a chosen variable goes in; others are taken as one equation.
-_UNNAMED = jax.make_jaxpr(lambda: ())().jaxpr.debug_info.with_unknown_names()
 _TRANSPARENT = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2"}
 
 
@@ -278,7 +278,7 @@ class _Use(NamedTuple):
                 else next(rest)
                 for i in range(len(self.eqn.invars))
             ]
-            return [out for out in _bind(self.eqn, args) if _is_inexact(out)]
+            return [out for out in bind(self.eqn, args) if _is_inexact(out)]
 
         (gradient,) = jax.vjp(forward, chosen[name])[1](deltas)
         return gradient
@@ -288,7 +288,8 @@ def _trace(target: Target, x: Array) -> _Program:
     def forward(params: Any, state: Any, x: Array) -> Outputs:
         return target.apply(params, state, x[None])
 
-    closed, shape = jax.make_jaxpr(forward, return_shape=True)(target.params, target.state, x)
+    args = (target.params, target.state, x)
+    closed, shape = jax.make_jaxpr(lowered(forward), return_shape=True)(*args)
     return _Program(closed, jax.tree.structure(shape))
 
 
@@ -315,7 +316,7 @@ def _run(
 
     def tap(eqn: Any, args: list[Any]) -> list[Any]:
         derived = {i: a for i, a in enumerate(args) if isinstance(a, _Derived)}
-        outs = _bind(eqn, [_value(a) for a in args])
+        outs = bind(eqn, [_value(a) for a in args])
         indices = []
         for i, out in enumerate(outs):
             if _is_inexact(out):
@@ -339,7 +340,7 @@ def _run(
     def step(eqn: Any, values: list[Any], literal: list[bool]) -> list[Any]:
         derived = [v for v in values if isinstance(v, _Derived)]
         if not derived:
-            return _bind(eqn, values)
+            return bind(eqn, values)
         if eqn.primitive.name in _TRANSPARENT:
             inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
             if isinstance(inner, core.ClosedJaxpr):
@@ -363,9 +364,9 @@ def _derive(eqn: Any, values: list[Any]) -> _Derived:
     first = next(v for v in values if isinstance(v, _Derived))
 
     def fun(variable: Array) -> Any:
-        return _bind(eqn, [v.fun(variable) if isinstance(v, _Derived) else v for v in values])[0]
+        return bind(eqn, [v.fun(variable) if isinstance(v, _Derived) else v for v in values])[0]
 
-    (value,) = _bind(eqn, [_value(v) for v in values])
+    (value,) = bind(eqn, [_value(v) for v in values])
     same_axes = eqn.primitive.name in {"convert_element_type", "copy", "copy_p"}
     return _Derived(first.name, fun, value, first.direct and same_axes)
 
@@ -375,19 +376,6 @@ def _identity_of(value: Array) -> Any:
         value, jnp.finfo(value.dtype).nexp, jnp.finfo(value.dtype).nmant
     ).jaxpr.eqns
     return eqn
-
-
-def _bind(eqn: Any, values: Sequence[Any]) -> list[Any]:
-    """Evaluates one equation, as a one-line jaxpr: whatever primitive it is, JAX knows how."""
-    literal = [isinstance(v, core.Literal) for v in eqn.invars]
-    invars = list(dict.fromkeys(v for v, lit in zip(eqn.invars, literal, strict=True) if not lit))
-    if len(invars) != len(eqn.invars) - sum(literal) or any(literal):
-        by_var = {
-            v: value for v, value, lit in zip(eqn.invars, values, literal, strict=True) if not lit
-        }
-        values = [by_var[v] for v in invars]
-    one = core.Jaxpr((), invars, eqn.outvars, [eqn], eqn.effects, debug_info=_UNNAMED)
-    return list(core.jaxpr_as_fun(core.ClosedJaxpr(one, ()))(*values))
 
 
 def _value(value: Any) -> Any:

@@ -1,11 +1,13 @@
 import json
 import sys
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
-from jaxmeter import demo
+import jaxmeter as jm
+from jaxmeter import demo, inspection
 from jaxmeter.cli import main
 
 
@@ -98,6 +100,7 @@ def test_help_names_every_option(capsys):
         "gradients",
         "outputs",
         "epochs",
+        "head",
         "seed",
     ):
         assert f"--{option}" in text
@@ -193,3 +196,107 @@ def test_demo_from_one_command(tmp_path, capsys, monkeypatch):
     (tmp_path / "demo" / "notes.txt").write_text("mine")
     assert "notes.txt" in fails(capsys, "demo", "--out", tmp_path / "demo")
     assert sys.modules["keras"].backend.backend() == "jax"
+
+
+# --- inspect and --head -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_heads(tmp_path_factory):
+    """A file with a classifier, a multi-label output and layers of every kind of row."""
+    import keras
+    from keras import layers as L
+
+    x = keras.Input((None, 4), name="x")
+    with jax.numpy_rank_promotion("allow"):
+        h = L.Bidirectional(L.LSTM(3, name="cell", return_sequences=True), name="both")(x)
+        h = L.BatchNormalization(name="norm")(L.GlobalMaxPooling1D(name="top")(h))
+        heads = [L.Dense(3, activation="softmax", name="kind"), L.Dense(2, "sigmoid", name="tags")]
+        net = keras.Model(x, [head(h) for head in heads])
+    path = tmp_path_factory.mktemp("heads") / "m.keras"
+    net.save(path)
+    return path
+
+
+def test_inspect_shows_layers_and_what_attacks_can_use(model, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    out, _ = run(capsys, "inspect", model / "target.keras")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert any(line.startswith("Route keras-jax (keras 3") for line in lines)
+    assert "Input (8, 8, 1) float32" in lines and "Classes 10" in lines
+    assert any(line.startswith("Difference at most ") for line in lines)
+    assert "Logits final softmax taken off" in lines
+    assert any(line.endswith("output") and "flat" in line for line in lines)
+    assert any("out (10,) kernel (" in line for line in lines) and "gradients 3" in out
+
+
+def test_inspect_of_a_head(two_heads, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "140")
+    assert "the model has 2 outputs (kind, tags)" in fails(capsys, "inspect", two_heads)
+    assert "come only 0-based integers" in fails(capsys, "inspect", two_heads, "--head", "a", "b")
+    assert "no output number 3" in fails(capsys, "inspect", two_heads, "--head", 3)
+    out, _ = run(capsys, "inspect", two_heads, "--head", "tags", -1)
+    assert "of output 'tags'[-1]" in out and "(?, 6)" in out and "(?, 4) float32" in out
+    assert "gradients 1: both/forward_cell" in out
+    kind = next(line for line in out.splitlines() if " kind " in line)
+    assert "no gradient" in kind and " 0 " in kind
+
+
+def test_rows_of_an_inspection(two_heads):
+    target = jm.load_target(two_heads, output=1)
+    rows = inspection.layer_rows(target)
+    assert [row.name for row in rows if row.position] == list(target.spec.layers)
+    assert [row.position for row in rows if row.position] == [1, 2, 3, 4, 5]
+    by_name = {row.name: row for row in rows}
+    assert by_name["both"].output == (None, 6)
+    assert [number for number, _ in by_name["both"].gradients] == [1, 2]
+    assert by_name["norm"].variables == (
+        ("gamma", (6,), True),
+        ("beta", (6,), True),
+        ("moving_mean", (6,), False),
+        ("moving_variance", (6,), False),
+    )
+    assert (by_name["kind"].output, by_name["kind"].parameters) == ((3,), 21)
+    assert by_name["tags"].gradients == () and by_name["tags"].parameters == 0
+    numbers = dict(pair for row in rows for pair in row.gradients)
+    assert [numbers[i + 1] for i in range(len(numbers))] == list(target.spec.trainable_layers)
+    total = inspection.totals(target)
+    assert total.parameters == sum(row.parameters for row in rows)
+    assert total.parameters + total.state == sum(
+        np.size(a) for a in jax.tree.leaves((target.params, target.state))
+    )
+
+
+def test_rows_of_targets_that_are_no_keras_models():
+    params = {"a": {"kernel": np.ones((4, 3))}, "scale": {"": np.ones(())}}
+    bare = jm.from_function(lambda p, s, x: x @ p["a"]["kernel"] * p["scale"][""], params)
+    for target in (bare, bare.for_inputs((4,))):
+        assert [(r.position, r.parameters) for r in inspection.layer_rows(target)] == [
+            (None, 12),
+            (None, 1),
+        ]
+    net = nn.Sequential([nn.Dense(5), nn.BatchNorm(use_running_average=True), nn.Dense(3)])
+    variables = net.init(jax.random.key(0), np.ones((1, 4)))
+    with jax.numpy_rank_promotion("allow"):
+        rows = inspection.layer_rows(jm.from_flax(net, variables, input_shape=(4,)))
+    assert [(r.name, r.output, r.parameters) for r in rows if r.position] == [
+        ("layers_0", (5,), 25),
+        ("layers_1", (5,), 10),
+        ("layers_2", (3,), 18),
+    ]
+
+
+def test_audit_of_a_head(two_heads, tmp_path, capsys):
+    random = np.random.default_rng(0)
+    groups = {
+        name: saved(
+            tmp_path / f"{name}.npz",
+            random.normal(size=(40, 7, 4)).astype("f"),
+            random.integers(0, 2, 40),
+        )
+        for name in ("members", "nonmembers")
+    }
+    arguments = ("audit", *files(tmp_path, target=two_heads, **groups), "--out", tmp_path / "r")
+    assert "the model has 2 outputs" in fails(capsys, *arguments)
+    out, _ = run(capsys, *arguments, "--epochs", 1, "--head", "tags", 1)
+    assert "gradients of tags" in " ".join(out.split())

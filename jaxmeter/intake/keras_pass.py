@@ -14,6 +14,8 @@ import keras
 from jax import Array
 from keras.src.models.functional import Functional  # the class behind keras.Model(inputs, outputs)
 
+from jaxmeter.intake.reading import Final
+
 _L = keras.layers
 _ENDINGS = {
     keras.activations.softmax: "softmax",
@@ -35,6 +37,7 @@ _IDENTITIES = (
     _L.GaussianDropout,
     _L.GaussianNoise,
 )
+_ACTIVATED = (_L.Dense, _L.EinsumDense, _L.Conv1D, _L.Conv2D, _L.Conv3D)
 _OPERATIONS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "LogSoftmax": "linear"}
 
 
@@ -51,15 +54,10 @@ class Pass:
             int, tuple[str | None, Array, Array]
         ] = {}  # by id of the value they gave
 
-    @property
-    def ending(self) -> str | None:
-        """What the model's output went through last, if it is something we know."""
-        return self._endings.get(id(self.output), (None,))[0]
-
-    @property
-    def before_ending(self) -> Array:
-        """The model's output, before a final softmax or sigmoid if we know it to be one."""
-        return self._endings.get(id(self.output), (None, self.output))[1]
+    def final(self, value: Array) -> Final:
+        """A value that this pass computed, with what it went through last if we know that."""
+        ending, before, _ = self._endings.get(id(value), (None, value, value))
+        return Final(value, before, ending)
 
     def walk(self, graph: Functional, inputs: Any) -> Any:
         """Runs a graph of operations; its output, or list of outputs."""
@@ -84,10 +82,13 @@ class Pass:
         op = _without_cudnn(op)
         x: Any = args[0] if args else None
         self.takes_tokens |= isinstance(op, _L.Embedding) and x is self._x
-        ending = _ending(op) if getattr(x, "ndim", None) == 2 else None
-        if isinstance(op, _L.Dense | _L.EinsumDense) and ending in {"softmax", "sigmoid"}:
-            x = _revised(op, activation=keras.activations.linear)(*args, **kwargs)
-            out = op.activation(x)
+        ending = _ending(op, getattr(x, "ndim", 0))
+        if kwargs.get("mask") is not None and isinstance(op, _L.Softmax):
+            ending = None  # over what the mask leaves, so not the softmax of its input
+        if isinstance(op, (*_ACTIVATED, _L.TimeDistributed)) and ending in {"softmax", "sigmoid"}:
+            bare, activation = _unactivated(op)
+            x = bare(*args, **kwargs)
+            out = activation(x)
         else:
             out = op(*args, **kwargs)
         if ending == "linear":
@@ -166,16 +167,33 @@ def _is_identity(op: Any) -> bool:
     return type(op) is _L.Activation and op.activation is keras.activations.linear
 
 
-def _ending(op: Any) -> str | None:
-    """What an operation ends in: a softmax, a sigmoid, nothing ("linear"), its own input."""
+def _unactivated(op: Any) -> tuple[Any, Callable[[Array], Array]]:
+    """A layer without its activation, and that activation."""
+    if isinstance(op, _L.TimeDistributed):
+        bare, activation = _unactivated(op.layer)
+        return _revised(op, layer=bare), activation
+    return _revised(op, activation=keras.activations.linear), op.activation
+
+
+def _ending(op: Any, rank: int) -> str | None:
+    """What an operation ends in: a softmax, a sigmoid, nothing ("linear"), its own input.
+
+    A softmax counts if it is over the last axis of an array of this rank, batch axis included.
+    """
+    if rank < 2:
+        return None
     if isinstance(op, _IDENTITIES) or _is_identity(op):
         return "identity"
-    kinds = (_L.Dense, _L.EinsumDense, _L.Activation)
+    if type(op) is _L.TimeDistributed:
+        known = isinstance(op.layer, _ACTIVATED)
+        return _ending(op.layer, rank - 1) if known else None
+    kinds = (*_ACTIVATED, _L.Activation)
     if any(isinstance(op, kind) and type(op).call is kind.call for kind in kinds):
         activation = op.activation
         return _ENDINGS.get(activation) if callable(activation) else None
     name = type(op).__name__
     if type(op).__module__ == "keras.src.ops.nn" or type(op) is _L.Softmax:
         axis = getattr(op, "axis", -1)
-        return _OPERATIONS.get(name) if axis in (-1, 1, [-1], [1], (-1,), (1,)) else None
+        axes = list(axis) if isinstance(axis, list | tuple) else [axis]
+        return _OPERATIONS.get(name) if axes in ([-1], [rank - 1]) else None
     return None

@@ -1,0 +1,164 @@
+"""What loading a model leaves as it found it: random states, the environment, logs and warnings.
+
+Keras draws seeds from Python's `random` when it builds layers and TensorFlow counts the operations
+it makes, so a script that loads a target would otherwise train another model afterwards.
+"""
+
+import contextlib
+import copy
+import importlib
+import importlib.util
+import logging
+import os
+import random
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+_EXTRAS = {
+    "tensorflow": ("tensorflow", "tf_keras", "tf2onnx", "onnx"),
+    "onnx": ("onnx",),
+}
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Restores the random states of Python, NumPy, Keras and TensorFlow, and silences advice.
+
+    What frameworks warn of while they open an old file (deprecations, missing training
+    configurations) is nothing that a user of the target could act upon.
+    """
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (the global one)
+    seeds = _keras_seeds()
+    generator = _tensorflow_generator()
+    with warnings.catch_warnings(), jax.numpy_rank_promotion("allow"), _unlogged():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", "Explicitly requested dtype")
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+            for variable, value in seeds:
+                variable.assign(value)
+            if generator is not None:
+                context, state = generator
+                context._rng = state
+
+
+@contextlib.contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """Environment variables for as long as the context lasts, where they are not set already.
+
+    Afterwards they are what they were before, also where an import has set them.
+    """
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update({name: values[name] for name, value in before.items() if value is None})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ.update({} if value is None else {name: value})
+
+
+def needs(extra: str, what: str) -> None:
+    """Raises ImportError naming the extra, if a package of it is not installed."""
+    missing = [name for name in _EXTRAS[extra] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"{what} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
+            f"installed: pip install 'jaxmeter[{extra}]'."
+        )
+
+
+def keras() -> Any:
+    """Keras 3, on its JAX backend if it was not loaded before; the environment is left as it was.
+
+    Raises:
+      ImportError: if it is not installed.
+      RuntimeError: if an older Keras is loaded in this process.
+    """
+    if "keras" not in sys.modules:
+        before = os.environ.get("KERAS_BACKEND")
+        os.environ["KERAS_BACKEND"] = "jax"
+        try:
+            importlib.import_module("keras")
+        except ImportError as error:
+            raise ImportError(
+                f"loading a model needs Keras 3, which cannot be imported: {error}. "
+                "pip install 'keras>=3'."
+            ) from error
+        finally:
+            del os.environ["KERAS_BACKEND"]
+            if before is not None:
+                os.environ["KERAS_BACKEND"] = before
+    found = sys.modules["keras"]
+    version = str(getattr(found, "__version__", "0"))
+    if int(version.split(".")[0]) < 3:
+        raise RuntimeError(
+            f"Keras {version} is loaded in this process, and it cannot run on JAX. Use Keras 3: "
+            "pip install 'keras>=3', and start Python anew."
+        )
+    return found
+
+
+def tensorflow(what: str) -> Any:
+    """TensorFlow, imported quietly and after Keras, whose backend it would otherwise choose.
+
+    Raises:
+      ImportError: if it or what goes with it is not installed; the message names the extra.
+    """
+    needs("tensorflow", what)
+    keras()
+    with environment(TF_CPP_MIN_LOG_LEVEL="3"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("tf_keras")
+        importlib.import_module("tf2onnx.convert")  # it would be imported late, and set variables
+        return importlib.import_module("tensorflow")
+
+
+def loaded() -> set[str]:
+    """The packages that this process has imported."""
+    return {name.partition(".")[0] for name in sys.modules}
+
+
+def registered() -> set[str]:
+    """Names of the classes and functions that are registered with Keras or tf_keras."""
+    modules = ("keras.src.saving.object_registration", "tf_keras.src.saving.object_registration")
+    found = (sys.modules.get(name) for name in modules)
+    return {name for module in found for name in getattr(module, "GLOBAL_CUSTOM_OBJECTS", {})}
+
+
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _keras_seeds() -> list[tuple[Any, Any]]:
+    """Keras' global seed generator, if it is in use, and where it stands."""
+    module = sys.modules.get("keras.src.random.seed_generator")
+    state = sys.modules.get("keras.src.backend.common.global_state")
+    if module is None or state is None:
+        return []
+    generator = state.get_global_attribute("global_seed_generator")
+    return [] if generator is None else [(generator.state, np.asarray(generator.state.value))]
+
+
+def _tensorflow_generator() -> tuple[Any, Any] | None:
+    """TensorFlow's generator of operation seeds, and a copy of it."""
+    module = sys.modules.get("tensorflow.python.eager.context")
+    if module is None or not hasattr(module.context(), "_rng"):
+        return None
+    context = module.context()
+    return context, copy.deepcopy(context._rng)
