@@ -33,6 +33,9 @@ lint: $(VENV)/.installed-lint
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/gradients.py
 	$(BIN)/python benchmarks/lowering.py
+	$(BIN)/python benchmarks/intake.py
+	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/fitting.py
 ifdef JAXMETER_DATA
 	$(BIN)/python benchmarks/location30.py --data $(JAXMETER_DATA)/location30.npz
 endif

@@ -1,23 +1,26 @@
-"""What per-example gradients cost beside the batch gradient, and beside a loop over records.
+"""What per-example gradients cost beside the batch gradient, and beside other libraries.
 
-    python benchmarks/gradients.py [--records 128] [--repeats 7] [--only WORD]
+    python benchmarks/gradients.py [--nets alexnet,mlp] [--records 128] [--repeats 7] [--no-torch]
 
-Everything is jitted and warm; every repeat times all variants once, one after another, so that a
-noisy machine disturbs them alike. Prints medians and ratios to the batch gradient of the same
-target. The loop calls a jitted single-record gradient of all layers, record by record.
+For each net one interleaved run of everything in its table, medians; XLA and PyTorch on the same
+number of threads, in float32. Columns: milliseconds, the ratio to jaxmeter's batch gradient, and
+jaxmeter's time over the best competitor's (below 1: jaxmeter is faster). Before anything is timed,
+the per-example gradients of all ways are compared by their norms.
 
-Where a net has convolutions, two more columns say what the same program takes with XLA's own
-convolutions and max-poolings (`jaxmeter.lowering` off) and how many times longer that is. A dash
-stands where that was not run: XLA's per-record gradients of depthwise layers want 50 GB.
+The competitors compute the gradients of all variables of the same network with the same weights:
+`jax.vmap(jax.grad)` of the Keras model's own `stateless_call`, `torch.func`, and Opacus' hooks. The
+two "write as many bytes" rows say what writing such an amount takes without computing it: in a
+jitted program, whose result lies in memory newly mapped as every result's does, and by NumPy into
+memory that is mapped already.
 """
 
 import argparse
-import contextlib
+import importlib.util
 import os
-import statistics
-import sys
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -25,214 +28,186 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import jax
 import jax.numpy as jnp
 import keras
+import nets
 import numpy as np
+import timing
 
 import jaxmeter as jm
 from jaxmeter.gradients import cross_entropy
 
+BATCH, FORWARD, ALL = "batch gradient", "forward pass", "per example, all layers"
+NORMS, LAST = "norms, all layers", "last-layer signals, factored"
+PLAIN, FUNC, OPACUS = "jax.vmap(jax.grad) of Keras", "torch.func vmap(grad)", "Opacus hooks"
+TORCH_BATCH, FILL, REFILL = "torch batch gradient", "write as many bytes", "  into mapped memory"
+NO_TORCH = "torch not installed: pip install .[bench]"
+TOO_BIG = 12 * 2**30  # bytes of intermediate arrays, beyond which a competitor is not run
+TOO_LONG = 20.0  # seconds, beyond which it is not repeated
 
-def mlp() -> keras.Model:
-    """The Purchase-100 network, 600-1024-512-256-100."""
-    sizes = (1024, 512, 256)
-    layers = [keras.layers.Dense(size, activation="tanh") for size in sizes]
-    return keras.Sequential([keras.layers.Input((600,)), *layers, keras.layers.Dense(100)])
-
-
-def cnn() -> keras.Model:
-    """Three convolutions of 32, 64 and 64 channels."""
-    return keras.Sequential(
-        [
-            keras.layers.Input((32, 32, 3)),
-            keras.layers.Conv2D(32, 3, activation="relu"),
-            keras.layers.MaxPooling2D(),
-            keras.layers.Conv2D(64, 3, activation="relu"),
-            keras.layers.MaxPooling2D(),
-            keras.layers.Conv2D(64, 3, activation="relu"),
-            keras.layers.Flatten(),
-            keras.layers.Dense(64, activation="relu"),
-            keras.layers.Dense(10),
-        ]
-    )
+Runs = dict[str, Callable[[], Any]]
 
 
-def alexnet() -> keras.Model:
-    """AlexNet for 32x32 images, the layers of ML Privacy Meter's tutorial."""
+def ours(target: jm.Target, x: jax.Array, y: jax.Array) -> dict[str, tuple[Any, tuple]]:
+    """jaxmeter's programs, jitted, and their arguments."""
 
-    def conv(features: int, size: int, stride: int = 1, padding: int = 1) -> list[keras.Layer]:
-        return [
-            keras.layers.ZeroPadding2D(padding),
-            keras.layers.Conv2D(features, size, strides=stride, activation="relu"),
-        ]
-
-    return keras.Sequential(
-        [
-            keras.layers.Input((32, 32, 3)),
-            *conv(64, 11, stride=4, padding=5),
-            keras.layers.MaxPooling2D(),
-            *conv(192, 5, padding=2),
-            keras.layers.MaxPooling2D(),
-            *conv(384, 3),
-            *conv(256, 3),
-            *conv(256, 3),
-            keras.layers.MaxPooling2D(),
-            keras.layers.Flatten(),
-            keras.layers.Dense(100),
-        ]
-    )
-
-
-def resnet() -> keras.Model:
-    """ResNet-8 of 16, 32 and 64 channels."""
-    layers = keras.layers
-
-    def block(x: keras.KerasTensor, features: int, stride: int) -> keras.KerasTensor:
-        y = layers.Conv2D(features, 3, strides=stride, padding="same", use_bias=False)(x)
-        y = layers.ReLU()(layers.BatchNormalization()(y))
-        y = layers.Conv2D(features, 3, padding="same", use_bias=False)(y)
-        y = layers.BatchNormalization()(y)
-        if stride > 1:
-            x = layers.Conv2D(features, 1, strides=stride, use_bias=False)(x)
-        return layers.ReLU()(layers.Add()([x, y]))
-
-    x = start = layers.Input((32, 32, 3))
-    x = layers.Conv2D(16, 3, padding="same", use_bias=False)(x)
-    x = layers.ReLU()(layers.BatchNormalization()(x))
-    for features, stride in ((16, 1), (32, 2), (64, 2)):
-        x = block(x, features, stride)
-    return keras.Model(start, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
-
-
-def separable() -> keras.Model:
-    """Depthwise-separable convolutions of 32, 64 and 128 channels."""
-    layers = [keras.layers.Conv2D(32, 3, strides=2, padding="same", activation="relu")]
-    for features, stride in ((64, 1), (128, 2), (128, 1)):
-        depthwise = keras.layers.DepthwiseConv2D(3, strides=stride, padding="same")
-        pointwise = keras.layers.Conv2D(features, 1, activation="relu")
-        layers += [depthwise, pointwise]
-    ending = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(10)]
-    return keras.Sequential([keras.layers.Input((32, 32, 3)), *layers, *ending])
-
-
-def as_it_is(fun: Callable) -> Callable:
-    """In place of `lowered`."""
-    return fun
-
-
-@contextlib.contextmanager
-def native() -> Iterator[None]:
-    """Programs traced inside keep XLA's own convolutions."""
-    gradients: Any = sys.modules["jaxmeter.gradients"]
-    intake: Any = sys.modules["jaxmeter.intake.keras_jax"]
-    kept = gradients.lowered, intake.lowered
-    gradients.lowered = intake.lowered = as_it_is
-    try:
-        yield
-    finally:
-        gradients.lowered, intake.lowered = kept
-
-
-def variants(target: jm.Target, x: jax.Array, y: jax.Array) -> dict:
-    """Name -> a function of no arguments that waits for its result."""
-    last = target.spec.trainable_layers[-1:]
-
-    @jax.jit
     def batch_gradient(params, x, y):
         def loss(params):
             return cross_entropy(target.apply(params, target.state, x).logits, y).mean()
 
         return jax.grad(loss)(params)
 
-    @jax.jit
     def forward(params, x):
         return target.apply(params, target.state, x).logits
 
-    single = jax.jit(lambda target, x, y: jm.per_example_gradients(target, x, y))
-    spec = jm.SignalSpec(gradients=last).resolved(target)
-    signals = jax.jit(
-        lambda target, x, y: jax.vmap(lambda x, y: jm.of_example(target, x, y, spec))(x, y)
-    )
-    plain = jax.jit(
-        jax.vmap(
-            jax.grad(
-                lambda params, x, y: cross_entropy(
-                    target.apply(params, target.state, x[None]).logits[0], y
-                )
-            ),
-            in_axes=(None, 0, 0),
-        )
-    )
+    spec = jm.signals.white_box(target).resolved(target)
 
-    def loop():
-        return [single(target, x[i : i + 1], y[i : i + 1]) for i in range(len(y))]
+    def signals(target, x, y):
+        return jax.vmap(lambda x, y: jm.of_example(target, x, y, spec))(x, y)
 
-    runs = {
-        "batch gradient": lambda: batch_gradient(target.params, x, y),
-        "forward pass": lambda: forward(target.params, x),
-        "per example, all layers": lambda: jm.per_example_gradients(target, x, y),
-        "jax.vmap(jax.grad), all layers": lambda: plain(target.params, x, y),
-        "norms, all layers": lambda: jm.gradient_norms(target, x, y),
-        "per example, last layer": lambda: jm.per_example_gradients(target, x, y, params=last),
-        "last-layer signals, factored": lambda: signals(target, x, y),
-        "loop, all layers": loop,
+    found: dict[str, tuple[Any, tuple]] = {
+        FORWARD: (forward, (target.params, x)),
+        BATCH: (batch_gradient, (target.params, x, y)),
+        ALL: (jm.per_example_gradients, (target, x, y)),
+        NORMS: (jm.gradient_norms, (target, x, y)),
+        LAST: (signals, (target, x, y)),
     }
-    return {name: lambda run=run: jax.block_until_ready(run()) for name, run in runs.items()}
+    return {name: (jax.jit(fun), args) for name, (fun, args) in found.items()}
 
 
-def traced(target: jm.Target, x: jax.Array, y: jax.Array, skip: tuple[str, ...]) -> dict:
-    """The variants, compiled."""
-    runs = {name: run for name, run in variants(target, x, y).items() if name not in skip}
-    for run in runs.values():
-        run()
+def loaded(name: str, records: int) -> tuple[keras.Model, jm.Target, jax.Array, jax.Array]:
+    """A network with random weights, the target, random records and labels."""
+    keras.utils.set_random_seed(0)
+    model = nets.NETS[name]()
+    random = np.random.default_rng(0)
+    shape = (records, *model.input_shape[1:])
+    if name == "transformer":
+        x = jnp.asarray(random.integers(0, 1000, shape), jnp.int32)
+    else:
+        x = jnp.asarray(random.normal(size=shape), jnp.float32)
+    y = jnp.asarray(random.integers(0, model.output_shape[-1], records))
+    return model, jm.load_target(model), x, y
+
+
+def floors(params: dict[str, jax.Array], records: int) -> Runs:
+    """Writing as many bytes as all gradients take."""
+    shapes = {name: (records, *value.shape) for name, value in params.items()}
+    fill = jax.jit(lambda v: {name: jnp.full(shape, v) for name, shape in shapes.items()})
+    buffer = np.ones(records * sum(value.size for value in params.values()), np.float32)
+    return {FILL: lambda: fill(0.5), REFILL: lambda: buffer.fill(0.5)}
+
+
+def of_keras(model: keras.Model, x: jax.Array, y: jax.Array) -> Runs | str:
+    """`jax.vmap(jax.grad)` as one would write it, or why it is not run."""
+
+    def loss(trainable, state, x, y):
+        probabilities, _ = model.stateless_call(trainable, state, x[None], training=False)
+        return keras.losses.sparse_categorical_crossentropy(y[None], probabilities)[0]
+
+    trainable = [jnp.array(v.value) for v in model.trainable_variables]
+    state = [jnp.array(v.value) for v in model.non_trainable_variables]
+    every = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, None, 0, 0)))
+    compiled = every.lower(trainable, state, x, y).compile()
+    analysis = compiled.memory_analysis()
+    if analysis is not None and analysis.temp_size_in_bytes > TOO_BIG:
+        return f"not run: needs {analysis.temp_size_in_bytes / 2**30:.0f} GiB"
+    return {PLAIN: lambda: compiled(trainable, state, x, y)}
+
+
+def of_torch(name: str, model: keras.Model, x: jax.Array, y: jax.Array) -> dict[str, Any]:
+    """PyTorch's ways on the same network, or why one is not run."""
+    import torch
+    import torch_nets
+
+    warnings.filterwarnings("ignore", message="Full backward hook")  # Opacus' own hooks
+
+    net = torch_nets.with_weights(name, [np.asarray(v.value) for v in model.trainable_variables])
+    images = torch.tensor(np.moveaxis(np.asarray(x), -1, 1) if x.ndim == 4 else np.asarray(x))
+    given = (images.contiguous(), torch.tensor(np.asarray(y), dtype=torch.int64))
+    runs: dict[str, Any] = {TORCH_BATCH: torch_nets.batch_gradient(net, *given)}
+    for label, make in ((FUNC, torch_nets.by_func), (OPACUS, torch_nets.by_opacus)):
+        try:
+            runs[label] = make(net, *given)
+            runs[label]()
+        except NotImplementedError:
+            runs[label] = "refused: it does not support BatchNorm"
     return runs
 
 
-def measured(runs: dict, repeats: int) -> dict:
-    """Median seconds of each, taken in turns."""
-    seconds: dict = {key: [] for key in runs}
-    for _ in range(repeats):
-        for key, run in runs.items():
+def total_norms(gradients: Any) -> np.ndarray:
+    """Each record's norm over all variables `[n]`."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(gradients)]
+    flat = (leaf.reshape(len(leaf), -1) for leaf in leaves)
+    return np.sqrt(sum(np.einsum("ni,ni->n", leaf, leaf, dtype=np.float64) for leaf in flat))
+
+
+def table(net: str, runs: dict[str, Any], repeats: int) -> str:
+    """Measures, prints, and returns the line for the summary."""
+    expected = total_norms(runs[ALL]())
+    for name in (PLAIN, FUNC, OPACUS):
+        if not isinstance(runs[name], str):
             start = time.perf_counter()
-            run()
-            seconds[key].append(time.perf_counter() - start)
-    return {key: statistics.median(times) for key, times in seconds.items()}
+            gradients = jax.block_until_ready(runs[name]())
+            seconds = time.perf_counter() - start
+            found = total_norms(gradients)
+            np.testing.assert_allclose(found, expected, rtol=2e-3, err_msg=f"{net}: {name}")
+            if seconds > TOO_LONG:
+                runs[name] = f"{seconds:.0f} s, run once"
+    timed = {name: run for name, run in runs.items() if not isinstance(run, str)}
+    ms = {name: 1e3 * value for name, value in timing.medians(timed, repeats).items()}
+    rivals = [ms[name] for name in (PLAIN, FUNC, OPACUS) if name in ms]
+    best = {ALL: min(rivals, default=0.0), BATCH: ms.get(TORCH_BATCH, 0.0)}
+    print(f"{'':34}{'ms':>9}{'x batch':>9}{'x best':>8}")
+    for name, run in runs.items():
+        if isinstance(run, str):
+            print(f"{name:34}{run}")
+        else:
+            beside = f"{ms[name] / best[name]:8.2f}" if best.get(name) else ""
+            print(f"{name:34}{ms[name]:9.2f}{ms[name] / ms[BATCH]:9.2f}{beside}", flush=True)
+    ratios = (
+        ms[ALL] / ms[BATCH],
+        ms[ALL] / ms[FILL],
+        ms[NORMS] / ms[BATCH],
+        ms[LAST] / ms[FORWARD],
+        *(ms[name] / best[name] if best[name] else np.nan for name in (ALL, BATCH)),
+    )
+    return f"{net:12}" + "".join(f"{ratio:14.2f}" for ratio in ratios)
 
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nets", default=",".join(nets.NETS), help="names, with commas between")
     parser.add_argument("--records", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--only", default="", help="nets whose description contains this")
+    parser.add_argument("--no-torch", action="store_true", help="leave PyTorch out")
     arguments = parser.parse_args()
-    print(f"jax {jax.__version__} on {jax.devices()[0]}, {arguments.records} records a batch")
-    for make in (mlp, cnn, alexnet, resnet, separable):
-        if arguments.only not in (make.__doc__ or ""):
-            continue
-        model = make()
-        target = jm.load_target(model)
-        random = np.random.default_rng(0)
-        shape = (arguments.records, *(target.spec.input_shape or ()))
-        x = jnp.asarray(random.normal(size=shape), jnp.float32)
-        y = jnp.asarray(random.integers(0, target.spec.n_classes or 2, arguments.records))
-        runs = {("ours", name): run for name, run in traced(target, x, y, ()).items()}
-        if make is not mlp:
-            skip = ["loop, all layers"]
-            if make is separable:
-                skip += ["per example, all layers", "norms, all layers"]
-                skip += ["jax.vmap(jax.grad), all layers"]
-            with native():
-                plain = jm.load_target(model)
-                runs |= {("XLA", n): run for n, run in traced(plain, x, y, tuple(skip)).items()}
-        median = measured(runs, arguments.repeats)
-        title = f"{'':34}{'ms':>9}{'x batch':>9}{'XLA, ms':>9}{'ratio':>7}"
-        print(f"\n{make.__doc__}\n{title if make is not mlp else title[:52]}")
-        for who, name in runs:
-            if who == "ours":
-                ours, theirs = median[who, name], median.get(("XLA", name))
-                line = f"{name:34}{1e3 * ours:9.1f}{ours / median['ours', 'batch gradient']:9.2f}"
-                both = f"{1e3 * theirs:9.1f}{theirs / ours:7.1f}" if theirs else f"{'-':>9}{'-':>7}"
-                print(line + (both if make is not mlp else ""), flush=True)
+    installed = all(importlib.util.find_spec(name) for name in ("torch", "opacus"))
+    missing = "left out" if arguments.no_torch else NO_TORCH
+    torch = importlib.import_module("torch") if installed and not arguments.no_torch else None
+    print(f"{timing.machine(torch=torch)}; batches of {arguments.records} records")
+    print(timing.load())
+    summary = []
+    for name in arguments.nets.split(","):
+        model, target, x, y = loaded(name, arguments.records)
+        sizes = sum(value.size for value in target.params.values())
+        total = arguments.records * sizes * 4 / 1e6
+        print(f"\n{nets.NETS[name].__doc__}\n{sizes} weights, all gradients {total:.0f} MB")
+        runs: dict[str, Any] = {n: partial(f, *args) for n, (f, args) in ours(target, x, y).items()}
+        runs |= floors(target.params, arguments.records)
+        plain = of_keras(model, x, y)
+        runs |= {PLAIN: plain} if isinstance(plain, str) else plain
+        if torch is None:
+            runs |= dict.fromkeys((TORCH_BATCH, FUNC, OPACUS), missing)
+        else:
+            runs |= of_torch(name, model, x, y)
+        summary.append(table(name, runs, arguments.repeats))
         jax.clear_caches()
+    titles = ("all/batch", "all/written", "norms/batch", "last/forward", "all/best", "batch/torch")
+    print(
+        "\n" + " " * 12 + "".join(f"{title:>14}" for title in titles),
+        *summary,
+        timing.load(),
+        sep="\n",
+    )
 
 
 if __name__ == "__main__":

@@ -79,8 +79,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    import tf_keras
-
+    try:
+        import tf_keras
+    except ImportError:
+        print("tf_keras is not installed, so there is no second route: pip install .[tensorflow]")
+        return
     print(f"jax {jax.__version__} on {jax.devices()[0]}, {arguments.records} records a batch")
     print(f"{'':36}{'native ms':>11}{'ONNX ms':>11}{'ratio':>8}")
     for make in (mlp, cnn, lstm):

@@ -13,15 +13,14 @@ minutes or tens of gigabytes.
 
 import argparse
 import math
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import timing
 from jax import lax
 
 from jaxmeter.lowering import Case, form_of, lowered
@@ -130,19 +129,6 @@ def repeated(fun: Function) -> Function:
     return lambda x, w: lax.scan(lambda c, x: (c, fun(x, w)), 0, jnp.stack([x, 2 * x]))[1]
 
 
-def seconds(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median time of each, taken in turns."""
-    for run in runs.values():
-        jax.block_until_ready(run())
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            jax.block_until_ready(run())
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(found) for name, found in times.items()}
-
-
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -152,7 +138,7 @@ def main() -> None:
     parser.add_argument("--looped", action="store_true")
     arguments = parser.parse_args()
     columns = ("forward", "d input", "d kernel", "both", "per record")
-    print(f"jax {jax.__version__} on {jax.devices()[0]}, {arguments.records} records")
+    print(f"{timing.machine()}; {arguments.records} records", timing.load(), sep="\n")
     print("ours in ms, and in brackets XLA's time over ours\n")
     print(f"{'':16}{'form (batch/record)':20}" + "".join(f"{c:>18}" for c in columns))
     chosen = {
@@ -176,7 +162,7 @@ def main() -> None:
                 who: partial(jax.jit(repeated(f) if arguments.looped else f), x, w)
                 for who, f in pair.items()
             }
-            found = seconds(runs, arguments.repeats)
+            found = timing.medians(runs, arguments.repeats, warm=1)
             ratio = "-" if skip else f"{found['XLA'] / found['ours']:.1f}x"
             cells.append(f"{1e3 * found['ours']:9.2f} {f'({ratio})':>8}")
         print(f"{name:16}{form:20}" + "".join(cells), flush=True)

@@ -1,6 +1,6 @@
 """jaxmeter measures how much a trained classifier gives away about its training data."""
 
-from jaxmeter import metrics, scores, signals
+from jaxmeter import directions, metrics, scores, signals
 from jaxmeter.attack import Attack, Fitted, cross_fit, fit, inference_model
 from jaxmeter.catalogue import (
     TRAINING_FREE,
@@ -46,6 +46,7 @@ __all__ = [
     "Target",
     "audit",
     "cross_fit",
+    "directions",
     "evaluate",
     "extract",
     "fit",

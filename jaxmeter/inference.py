@@ -243,7 +243,7 @@ def _own_and_rest(z: Array, label: Array) -> tuple[Array, Array]:
 def _of_gradient(gradient: Gradient) -> tuple[Array, list[Array], Gradient | None]:
     """Sizes in logs, order statistics, and the direction for the gradient component."""
     if isinstance(gradient, Outer):
-        a, delta = jnp.asarray(gradient.a), jnp.asarray(gradient.delta)
+        a, delta = (jnp.asarray(f, jnp.float32) for f in gradient)  # they may be kept as bfloat16
         size = [
             _log(_norm(a)),
             _log(jnp.abs(a).sum(1)),
@@ -252,7 +252,7 @@ def _of_gradient(gradient: Gradient) -> tuple[Array, list[Array], Gradient | Non
         ]
         unit = Outer(_direction(a), _direction(delta))
         return jnp.stack(size, axis=1), [_order_statistics(jnp.abs(a))], unit
-    flat = jnp.asarray(gradient).reshape(len(gradient), -1)
+    flat = jnp.asarray(gradient, jnp.float32).reshape(len(gradient), -1)
     size = [_log(_norm(flat)), _log(jnp.abs(flat).sum(1)), _log(jnp.abs(flat).max(1))]
     unit_vector = _direction(flat)
     if gradient.ndim == 2:  # a bias or a scale

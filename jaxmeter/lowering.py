@@ -286,6 +286,43 @@ def _convolution(eqn: Any, looped: bool) -> Callable[[Array, Array], Array]:
     return by(_scattered if form == "scattered" else _patches)
 
 
+def patches_of(
+    eqn: Any,
+) -> tuple[Callable[[Array], Array], Callable[[Array], Array], Callable[[Array], Array]] | None:
+    """An ungrouped convolution as a product `A K` with patches: `(rows, errors, kernel)`.
+
+    `rows(lhs)` is `A` `[1, n * positions, offsets * c]`, `errors(out)` the result's layout as
+    `[1, n * positions, features]`, and `kernel` brings `[1, offsets * c, features]` to the second
+    operand's layout. None for a convolution that has no such form.
+    """
+    case = _case(eqn)
+    if case is None or case.groups != 1 or sum(case.kernel) > _MANY_SLICES:
+        return None
+    if 0 in (case.records, case.channels, case.features, *case.positions, *case.kernel):
+        return None
+    p, out = eqn.params, eqn.outvars[0].aval
+    lhs_spec, rhs_spec, out_spec = p["dimension_numbers"]
+    padding, dilation = tuple(p["padding"]), tuple(p["rhs_dilation"])
+    geometry = _Geometry(
+        case, padding, dilation, p["precision"], p["preferred_element_type"], out.dtype
+    )
+
+    def rows(lhs: Array) -> Array:
+        found = _rows(geometry, lax.transpose(lhs, (lhs_spec[0], *lhs_spec[2:], lhs_spec[1])))
+        return found.reshape(1, -1, found.shape[-1])
+
+    def errors(made: Array) -> Array:
+        made = lax.transpose(made, (out_spec[0], *out_spec[2:], out_spec[1]))
+        return made.reshape(1, -1, case.features)
+
+    def kernel(flat: Array) -> Array:
+        w = flat.reshape(*case.kernel, case.channels, case.features)
+        order = (*rhs_spec[2:], rhs_spec[1], rhs_spec[0])
+        return lax.transpose(w, tuple(order.index(d) for d in range(w.ndim)))
+
+    return rows, errors, kernel
+
+
 def _with_weight_rule(
     whole: Callable[[Array, Array], Array], for_weight: Callable[[Array, Array], Array]
 ) -> Callable[[Array, Array], Array]:

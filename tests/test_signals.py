@@ -5,7 +5,8 @@ import pytest
 
 import jaxmeter as jm
 from helpers import assert_close, linear_target, mlp_target, reference_gradients, some_records
-from jaxmeter.signals import _extract_batch, plan, white_box
+from jaxmeter.signals import plan, white_box
+from jaxmeter.signals.program import _program
 
 EVERYTHING = jm.SignalSpec(
     outputs=("logits", "a", "b"), gradients=("c", "a/kernel"), gradient_norm=True
@@ -71,6 +72,13 @@ def test_stacked_targets_are_an_axis():
             assert_close(a[k], b)
 
 
+def budget_for(target, records, spec, batch: int) -> int:
+    """The smallest device budget with which a device computes so many records at once."""
+    exact = plan(target, records.x[:1].repeat(batch, axis=0), spec)
+    assert exact.batch == batch
+    return exact.device_bytes
+
+
 def test_ragged_batches_and_other_sizes_do_not_retrace():
     traces = 0
 
@@ -80,21 +88,52 @@ def test_ragged_batches_and_other_sizes_do_not_retrace():
         return x @ params["w"]
 
     target = jm.from_function(apply, {"w": np.ones((3, 2), "f")}, input_shape=(3,))
-    budget = plan(target, np.zeros((1, 3)), jm.SignalSpec()).model_bytes
-    budget += 16 * plan(target, np.zeros((1, 3)), jm.SignalSpec()).work_bytes
-    jm.extract(target, some_records(70, (3,), 2), device_budget=budget)
-    seen, compiled = traces, _extract_batch._cache_size()
-    jm.extract(target, some_records(40, (3,), 2), device_budget=budget)
-    assert plan(target, np.zeros((70, 3)), jm.SignalSpec(), device_budget=budget).batch == 16
-    assert _extract_batch._cache_size() == compiled
-    assert traces - seen == 2  # the two plans look at shapes; nothing is compiled
+    spec = jm.SignalSpec(gradients=("w",))
+    budget = budget_for(target, some_records(4, (3,), 2), spec, 16)
+    jm.extract(target, some_records(70, (3,), 2), spec, device_budget=budget)
+    seen, compiled = traces, _program._cache_size()
+    for n in (70, 40):
+        jm.extract(target, some_records(n, (3,), 2, seed=n), spec, device_budget=budget)
+        assert plan(target, np.zeros((n, 3)), spec, device_budget=budget).batch == 16
+    assert (traces, _program._cache_size()) == (seen, compiled)
+
+
+def test_one_trace_of_the_model_serves_all_sizes_of_batch():
+    traces = 0
+
+    def apply(params, state, x):
+        nonlocal traces
+        traces += 1
+        return x @ params["w"]
+
+    target = jm.from_function(apply, {"w": np.ones((3, 2), "f")}, input_shape=(3,))
+    jm.extract(target, some_records(64, (3,), 2))
+    seen = traces
+    for n in (1, 5, 17, 500):
+        jm.extract(target, some_records(500, (3,), 2).rows(np.arange(n)))
+    assert traces == seen
+
+
+@pytest.mark.parametrize("n", [1, 16, 17, 33])
+def test_ragged_batches_are_whole(n):
+    target, records = mlp_target(), some_records(40, (6,), 4).rows(np.arange(n))
+    budget = budget_for(target, some_records(16, (6,), 4), EVERYTHING, 16)
+    assert plan(target, records.x, EVERYTHING, device_budget=budget).batches == -(-n // 16)
+    found = jm.extract(target, records, EVERYTHING, device_budget=budget)
+    assert_equal_signals(found, jm.extract(target, records, EVERYTHING), rtol=2e-6)
+
+
+def assert_equal_signals(found, expected, rtol: float = 0.0) -> None:
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype
+        assert_close(a, b, rtol=rtol) if rtol else np.testing.assert_array_equal(a, b)
 
 
 def test_progress_is_reported():
     calls = []
     target, records = linear_target(), some_records(40, (5,), 3)
-    cost = plan(target, records.x, jm.SignalSpec())
-    budget = cost.model_bytes + 16 * cost.work_bytes
+    budget = budget_for(target, records, jm.SignalSpec(), 16)
     jm.extract(
         target, records, device_budget=budget, progress=lambda done, n: calls.append((done, n))
     )
@@ -112,17 +151,20 @@ def test_the_plan_counts_bytes():
     assert cost.result_bytes < 100e6
     assert cost.model_bytes == 4 * (10 * 256 + 256 * 100)
     assert cost.device_bytes <= 2**30
-    found = jm.extract(target, some_records(20, (10,), 100), spec)
-    assert sum(leaf.nbytes for leaf in jax.tree.leaves(found)) == 20 * cost.record_bytes
+    found = jm.extract(target, some_records(50_000, (10,), 100), spec)  # a quarter of a second
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(found)) == cost.result_bytes
+    half = plan(target, np.zeros((50_000, 10), "f"), spec, dtype="bfloat16")
+    assert 2 * half.result_bytes == cost.result_bytes
 
 
 def test_too_small_budgets_are_refused_with_numbers():
     target, records = mlp_target((6, 512, 512, 4)), some_records(20, (6,), 4)
     every = jm.SignalSpec(gradients=("a", "b", "c"))
-    with pytest.raises(ValueError, match=r"one record's signals need up to .*KiB.*device budget"):
+    with pytest.raises(ValueError, match=r"one record's signals need .*iB.*device budget"):
         jm.extract(target, records, every, device_budget=2**20)
     with pytest.raises(
-        ValueError, match=r"20 records take .*KiB, more than the host budget of 1.0 KiB"
+        ValueError,
+        match=r"20 records take .*KiB \([\d,]+ bytes\), more than the host budget of 1.0 KiB.*out=",
     ):
         jm.extract(target, records, every, host_budget=1024)
 
