@@ -33,7 +33,7 @@ import numpy as np
 import timing
 
 import jaxmeter as jm
-from jaxmeter.gradients import cross_entropy
+from jaxmeter.signals.program import of_batch
 
 BATCH, FORWARD, ALL = "batch gradient", "forward pass", "per example, all layers"
 NORMS, LAST = "norms, all layers", "last-layer signals, factored"
@@ -49,26 +49,17 @@ Runs = dict[str, Callable[[], Any]]
 def ours(target: jm.Target, x: jax.Array, y: jax.Array) -> dict[str, tuple[Any, tuple]]:
     """jaxmeter's programs, jitted, and their arguments."""
 
-    def batch_gradient(params, x, y):
-        def loss(params):
-            return cross_entropy(target.apply(params, target.state, x).logits, y).mean()
-
-        return jax.grad(loss)(params)
-
     def forward(params, x):
         return target.apply(params, target.state, x).logits
 
     spec = jm.signals.white_box(target).resolved(target)
 
-    def signals(target, x, y):
-        return jax.vmap(lambda x, y: jm.of_example(target, x, y, spec))(x, y)
-
     found: dict[str, tuple[Any, tuple]] = {
         FORWARD: (forward, (target.params, x)),
-        BATCH: (batch_gradient, (target.params, x, y)),
+        BATCH: (jm.directions.mean_gradient, (target, x, y)),
         ALL: (jm.per_example_gradients, (target, x, y)),
         NORMS: (jm.gradient_norms, (target, x, y)),
-        LAST: (signals, (target, x, y)),
+        LAST: (partial(of_batch, spec=spec), (target, x, y)),  # what `extract` runs
     }
     return {name: (jax.jit(fun), args) for name, (fun, args) in found.items()}
 

@@ -3,10 +3,10 @@
     python benchmarks/scaling.py [--repeats 7] [--largest 64000]
 
 First `jm.extract` of the signals of ML Privacy Meter's tutorial (last layer's gradients, logits,
-loss, label) of a small network, from 1,000 records to 64,000: in each repeat all numbers once, in
-alternating order. `seconds ~ records ** slope` is fitted to the medians by least squares in logs;
-a straight line through them gives the constant part and the rate. The first thousand's padding to
-a whole batch is part of what it costs.
+loss, label) of a small network and of its AlexNet, from 1,000 records to 64,000: in each repeat all
+numbers once, in alternating order. `seconds ~ records ** slope` is fitted to the medians by least
+squares in logs; a straight line through them gives the constant part and the rate. The first
+thousand's padding to a whole batch is part of what it costs.
 
 Then the seconds that XLA compiles, batch by batch, for a network with max-pooling and one without.
 """
@@ -15,6 +15,7 @@ import argparse
 import os
 import statistics
 import time
+from collections.abc import Callable
 from functools import partial
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -22,12 +23,13 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import jax
 import jax.numpy as jnp
 import keras
+import nets
 import numpy as np
 import timing
 from keras import layers
 
 import jaxmeter as jm
-from jaxmeter.gradients import cross_entropy
+from jaxmeter.signals.program import of_batch
 
 BATCHES = (8, 64, 512)
 
@@ -62,9 +64,9 @@ def records_of(target: jm.Target, n: int) -> jm.Records:
     return jm.Records(x, y, np.arange(n) < n // 2)
 
 
-def extraction(largest: int, repeats: int) -> None:
+def extraction(make: Callable[[], keras.Model], largest: int, repeats: int) -> None:
     """Prints seconds against records, and the fits."""
-    target = jm.load_target(dense())
+    target = jm.load_target(make())
     spec = jm.signals.white_box(target)
     records = records_of(target, largest)
     sizes = [n for n in (1000 * 2**k for k in range(20)) if n <= largest]
@@ -72,7 +74,7 @@ def extraction(largest: int, repeats: int) -> None:
     runs = {str(n): partial(jm.extract, target, part, spec) for n, part in parts.items()}
     seconds = list(timing.medians(runs, repeats).values())
     todo = jm.signals.plan(target, records.x, spec)
-    print(f"\n{dense.__doc__} {todo.batch} records at once, {todo.record_bytes} bytes a record")
+    print(f"\n{make.__doc__} {todo.batch} records at once, {todo.record_bytes} bytes a record")
     print(f"{'records':>10}{'ms':>10}{'us a record':>14}")
     for n, found in zip(sizes, seconds, strict=True):
         print(f"{n:10}{1e3 * found:10.1f}{1e6 * found / n:14.2f}")
@@ -81,7 +83,8 @@ def extraction(largest: int, repeats: int) -> None:
     off = max(abs(np.polyval((rate, constant), sizes) / seconds - 1))
     print(f"seconds ~ records ** {slope:.3f} (1 is linear)")
     print(
-        f"{1e6 * rate:.2f} us a record and {1e3 * constant:.1f} ms; at most {off:.0%} off the line"
+        f"{1e6 * rate:.2f} us a record and {1e3 * constant:.1f} ms; at most {off:.0%} off the line",
+        flush=True,
     )
 
 
@@ -97,16 +100,13 @@ def compilation(repeats: int) -> None:
         spec = jm.signals.white_box(target).resolved(target)
 
         def signals(target, x, y, spec=spec):
-            return jax.vmap(lambda x, y: jm.of_example(target, x, y, spec))(x, y)
+            return of_batch(target, x, y, spec=spec)
 
         def gradients(target, x, y):
             return jm.per_example_gradients(target, x, y)
 
         def batch_gradient(target, x, y):
-            def loss(params):
-                return cross_entropy(target.apply(params, target.state, x).logits, y).mean()
-
-            return jax.grad(loss)(target.params)
+            return jm.directions.mean_gradient(target, x, y)
 
         for fun in (signals, gradients, batch_gradient):
             seconds: dict[int, list[float]] = {batch: [] for batch in BATCHES}
@@ -130,7 +130,8 @@ def main() -> None:
     parser.add_argument("--largest", type=int, default=64_000, help="records")
     arguments = parser.parse_args()
     print(timing.machine(), timing.load(), sep="\n")
-    extraction(arguments.largest, arguments.repeats)
+    for make in (dense, nets.alexnet):
+        extraction(make, arguments.largest, arguments.repeats)
     compilation(arguments.repeats)
     print(timing.load())
 

@@ -1,4 +1,4 @@
-"""Per-example gradients seen from few directions: inner products, projections, cosines, the input.
+"""Gradients seen from few directions: the mean, inner products, projections, cosines, the input.
 
 Whatever needs no gradient is computed without: an inner product with a direction is the derivative
 of the loss along it (forward mode, one pass), and a random projection takes factored gradients
@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxmeter.chunks import by_chunks, gradient_by_chunks
 from jaxmeter.factors import Term, materialised, matrix_factors
 from jaxmeter.gradients import cross_entropy, gradient_norms, of_loss
 from jaxmeter.lowering import lowered
@@ -113,6 +114,37 @@ def projections(
     return _projections(target, jnp.asarray(x), jnp.asarray(y), seed, dimensions, names)
 
 
+def mean_gradient(
+    target: Target, x: ArrayLike, y: ArrayLike, params: Sequence[str | int] | None = None
+) -> dict[str, Array]:
+    """Gradient of the mean cross-entropy loss over all records, as a training step has it.
+
+    One backward pass for all variables; no record's own gradient is formed.
+
+    Args:
+      target: the classifier.
+      x: records `[n, ...]`.
+      y: labels, int `[n]`.
+      params: variables as in `per_example_gradients`; None for all.
+
+    Returns:
+      `{variable name: array of the variable's shape}`, in model order.
+
+    Raises:
+      ValueError: for a name the target does not have, or no records.
+
+    >>> from jaxmeter import from_function
+    >>> net = from_function(lambda p, s, x: x @ p["w"], {"w": jnp.zeros((3, 2))})
+    >>> mean_gradient(net, jnp.ones((5, 3)), jnp.zeros(5, int))["w"][0].tolist()
+    [-0.5, 0.5]
+    """
+    names = resolve_variables(target.spec, params)
+    if not np.shape(x)[0]:
+        raise ValueError("there are no records, so there is no mean gradient.")
+    found = _mean_gradient(target, jnp.asarray(x), jnp.asarray(y), names)
+    return {name: found[name] for name in names}  # jit sorted the keys
+
+
 def cosines_to_mean(
     target: Target,
     x: ArrayLike,
@@ -143,7 +175,7 @@ def cosines_to_mean(
         raise ValueError("no variables are chosen, and gradients without numbers have no cosine.")
     if not np.shape(reference[0])[0]:
         raise ValueError("the reference set is empty, so it has no mean gradient.")
-    mean = _mean_gradient(target, jnp.asarray(reference[0]), jnp.asarray(reference[1]), names)
+    mean = mean_gradient(target, *reference, names)
     # Lengths are divided out first: the product of two small ones may be too small for the type.
     unit, _ = _unit(mean)
     products = inner_products(target, x, y, unit)
@@ -215,8 +247,15 @@ def _inner_products(target: Target, x: Array, y: Array, direction: dict[str, Arr
 
 @partial(jax.jit, static_argnames=("names",))
 def _mean_gradient(target: Target, x: Array, y: Array, names: tuple[str, ...]) -> dict[str, Array]:
+    def losses(params: dict[str, Array], x: Array, y: Array) -> Array:
+        # All records at once, as in training; in a loop, so that convolutions are fast there.
+        forward = lowered(target.apply, looped=True)
+        out = forward({**target.params, **params}, target.state, x.astype(target.spec.input_dtype))
+        return cross_entropy(out.logits, y) / n
+
+    n = len(x)
     chosen = {name: target.params[name] for name in names}
-    return jax.grad(lambda params: _losses(target, params, x, y).mean())(chosen)
+    return gradient_by_chunks(losses, chosen, x, y)
 
 
 @jax.jit
@@ -232,7 +271,11 @@ def _unit(vector: dict[str, Array]) -> tuple[dict[str, Array], Array]:
 @jax.jit
 def _input_gradients(target: Target, x: Array, y: Array) -> Array:
     x = x.astype(target.spec.input_dtype)
-    return jax.grad(lambda x: _losses(target, {}, x, y).sum())(x)
+
+    def one(x: Array, y: Array) -> Array:
+        return jax.grad(lambda x: _losses(target, {}, x[None], y[None])[0])(x)
+
+    return by_chunks(one, x, y)
 
 
 @partial(jax.jit, static_argnames=("dimensions", "names"))
@@ -254,7 +297,7 @@ def _projections(
         ]
         return sum(parts, jnp.zeros(dimensions)) / math.sqrt(dimensions)
 
-    return jax.vmap(one)(x, y)
+    return by_chunks(one, x, y)
 
 
 def _projected(key: Array, term: Term, shape: tuple[int, ...], dimensions: int) -> Array:

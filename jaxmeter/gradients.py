@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxmeter.chunks import by_chunks
 from jaxmeter.factors import Gradient as Gradient
 from jaxmeter.factors import Outer as Outer
 from jaxmeter.factors import Term, gradient_norm, materialised, total
@@ -153,4 +154,4 @@ def _mapped(
         gradients = of_loss(target, x.astype(target.spec.input_dtype), y, names)[2]
         return {name: form(gradient) for name, gradient in gradients.items()}
 
-    return jax.vmap(one)(x, y)
+    return by_chunks(one, x, y)

@@ -38,7 +38,8 @@ def lowered(fun: Callable[_P, _R], *, looped: bool = False) -> Callable[_P, _R]:
     Args:
       fun: a function of arrays, in pytrees; dicts come back with sorted keys, as from `jax.jit`.
       looped: whether the result will be called inside a `lax.scan` or `while_loop`, where XLA's
-        CPU backend runs native weight gradients tens of times slower. `fun`'s own loops are seen.
+        CPU backend runs convolutions in all layouts but one tens of times slower. `fun`'s own loops
+        are seen.
 
     >>> def f(x, w):
     ...     return lax.conv_general_dilated(x, w, (1,), "VALID")
@@ -81,7 +82,7 @@ def bind(eqn: Any, values: Sequence[Any]) -> list[Any]:
 
 
 def _evaluated(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], looped: bool) -> list[Any]:
-    if not _has_work(jaxpr):
+    if not _has_work(jaxpr, looped):
         return list(core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, consts))(*args))
     env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
     env.update(zip(jaxpr.invars, args, strict=True))
@@ -97,22 +98,22 @@ def _step(eqn: Any, values: list[Any], looped: bool) -> list[Any]:
         return [_convolution(eqn, looped)(*values)]
     if name == "reduce_window_max" and _pools_by_slices(eqn):
         return [_max_pool(values[0], eqn.params)]
-    if _bodies(eqn):
-        looped = looped or name in _LOOPS
+    looped = looped or name in _LOOPS
+    if _bodies(eqn, looped):
         params = {key: _rewritten(value, looped) for key, value in eqn.params.items()}
         eqn = eqn.replace(params=params)
     return bind(eqn, values)
 
 
-def _has_work(jaxpr: Any) -> bool:
+def _has_work(jaxpr: Any, looped: bool) -> bool:
     return any(
         eqn.primitive.name in {"conv_general_dilated", "reduce_window_max"}
-        or any(_has_work(body) for body in _bodies(eqn))
+        or any(_has_work(body, looped) for body in _bodies(eqn, looped))
         for eqn in jaxpr.eqns
     )
 
 
-def _bodies(eqn: Any) -> list[Any]:
+def _bodies(eqn: Any, looped: bool) -> list[Any]:
     """The programs inside an equation that are rewritten, as open jaxprs."""
     if eqn.primitive.name not in _CALLS | _LOOPS:
         return []
@@ -124,7 +125,7 @@ def _bodies(eqn: Any) -> list[Any]:
     inner = found[0].eqns if eqn.primitive.name == "custom_jvp_call" else []
     lone = len(inner) == 1 and inner[0].primitive.name == "conv_general_dilated"
     # What `_with_weight_rule` left behind; lowering a second time changes nothing.
-    is_ours = lone and _form(inner[0], looped=False) == "mixed"
+    is_ours = lone and _form(inner[0], looped) in {"mixed", "canonical"}
     return [] if is_ours else found
 
 
@@ -135,7 +136,7 @@ def _rewritten(value: Any, looped: bool) -> Any:
     if not isinstance(value, core.ClosedJaxpr | core.Jaxpr):
         return value
     jaxpr, consts = (value, ()) if isinstance(value, core.Jaxpr) else (value.jaxpr, value.consts)
-    if not _has_work(jaxpr) or jaxpr.constvars and not consts:
+    if not _has_work(jaxpr, looped) or jaxpr.constvars and not consts:
         return value
     types: list[Any] = [v.aval for v in jaxpr.invars]
     avals = [jax.ShapeDtypeStruct(t.shape, t.dtype, weak_type=t.weak_type) for t in types]
@@ -151,7 +152,7 @@ def _rewritten(value: Any, looped: bool) -> Any:
 _FEW_ROWS = 32  # kernels with no more rows (offsets x channels) than this: XLA packs them slowly
 _FEW_OFFSETS = 32  # up to here each offset is sliced on its own, above axis by axis
 _MANY_SLICES = 128  # programs with more slices than this compile too slowly
-_FLAT = 32  # positions a feature, above which XLA's grouped weight gradient is the fastest
+_SMALL = 2**18  # numbers of patches a record, up to which they stay in the cache
 
 
 class Case(NamedTuple):
@@ -169,7 +170,9 @@ class Case(NamedTuple):
 
 
 def form_of(case: Case, looped: bool) -> str:
-    """Which form is fastest on CPU: "native", "mixed", "patches", "products" or "scattered".
+    """Which form is fastest on CPU.
+
+    One of "native", "canonical", "mixed", "patches", "products" or "scattered".
 
     - XLA gives a convolution to Eigen's threads unless the image is smaller than the kernel; then
       it, or its transpose, runs a naive loop, up to 150 times slower.
@@ -178,10 +181,10 @@ def form_of(case: Case, looped: bool) -> str:
     - Weight gradients of grouped convolutions are 10 to 700 times slower in XLA, and of depthwise
       ones all else too.
     - Transposed convolutions multiply the zeros between the pixels.
-    - Otherwise Eigen wins by a factor of 1 to 4, because it packs patches in cache. But under
-      `vmap`, a weight gradient becomes a convolution with a group for each record, and a batched
+    - Otherwise Eigen wins by a factor of 1 to 4, because it packs patches in cache. But in loops it
+      takes convolutions in one layout only ("canonical"), and others run a naive loop. And under
+      `vmap` a weight gradient becomes a convolution with a group for each record, and a batched
       matrix product is faster. `vmap` itself is not seen here; one record is its sign.
-    - In loops XLA's weight gradients run a naive loop.
     """
     offsets = math.prod(case.kernel)
     if 0 in (case.records, case.channels, case.features, *case.size, *case.positions, offsets):
@@ -195,14 +198,13 @@ def form_of(case: Case, looped: bool) -> str:
         return "scattered" if spread else "patches"
     gapped = [(p - 1) * s + 1 for p, s in zip(case.positions, case.strides, strict=True)]
     naive = any(min(n, m) < k for n, m, k in zip(case.size, gapped, case.kernel, strict=True))
-    if naive or looped:
+    if naive or looped and case.groups > 1:
         return "patches"
     if case.groups > 1:
         return "mixed"
     if offsets == 1 or offsets * case.channels <= _FEW_ROWS:
         return "patches"
-    mapped = case.records == 1 and math.prod(case.positions) <= _FLAT * case.features
-    return "mixed" if mapped else "native"
+    return "canonical" if looped or case.records == 1 else "native"
 
 
 class _Geometry(NamedTuple):
@@ -278,6 +280,8 @@ def _convolution(eqn: Any, looped: bool) -> Callable[[Array, Array], Array]:
 
     if form == "products":
         return _with_weight_rule(by(_products), by(_products))
+    if form == "canonical":
+        return _in_canonical_layout(geometry, p["dimension_numbers"])
     if form == "mixed":
         tall = math.prod(case.positions) >= case.features
         few = case.groups == 1 and math.prod(case.kernel) <= _FEW_OFFSETS
@@ -326,7 +330,16 @@ def patches_of(
 def _with_weight_rule(
     whole: Callable[[Array, Array], Array], for_weight: Callable[[Array, Array], Array]
 ) -> Callable[[Array, Array], Array]:
-    """`whole`, but differentiated in its second operand by `for_weight`, which is equal.
+    """`whole`, but differentiated in its second operand by `for_weight`, which is equal."""
+    return _with_rules(whole, None, for_weight)
+
+
+def _with_rules(
+    whole: Callable[[Array, Array], Array],
+    for_input: Callable[[Array, Array], Array] | None,
+    for_weight: Callable[[Array, Array], Array],
+) -> Callable[[Array, Array], Array]:
+    """`whole`, but differentiated in its operands by functions that are equal to it.
 
     Also makes it one equation, so that gradients see a kernel meet an activation once. This is no
     `custom_vjp`: the rule is made of functions that JAX differentiates further, in any mode.
@@ -342,12 +355,54 @@ def _with_weight_rule(
         out = function(lhs, rhs)
         terms = []
         if not isinstance(lhs_dot, SymbolicZero):
-            terms.append(function(lhs_dot, rhs))
+            terms.append((for_input or function)(lhs_dot, rhs))
         if not isinstance(rhs_dot, SymbolicZero):
             terms.append(for_weight(lhs, rhs_dot))
         return out, sum(terms[1:], terms[0]) if terms else jnp.zeros_like(out)
 
     return function
+
+
+def _in_canonical_layout(g: _Geometry, numbers: Any) -> Callable[[Array, Array], Array]:
+    """The convolution with every layout, its gradients' too, the one that XLA is fast in."""
+    lhs_spec, rhs_spec, out_spec = numbers
+    last = len(g.case.kernel) + 1
+    channels_last = (0, last, *range(1, last))
+
+    def convolution(x: Array, w: Array, turned: bool) -> Array:
+        kernel = (last, last - 1) if not turned else (last - 1, last)
+        return lax.conv_general_dilated(
+            x,
+            w,
+            g.case.strides,
+            g.padding,
+            rhs_dilation=g.rhs_dilation,
+            dimension_numbers=lax.ConvDimensionNumbers(
+                channels_last, (*kernel, *range(last - 1)), channels_last
+            ),
+            precision=g.precision,
+            preferred_element_type=g.preferred,
+        )
+
+    def for_input(x: Array, w: Array) -> Array:
+        return convolution(x, jnp.swapaxes(w, -1, -2), turned=True)
+
+    small = math.prod(g.case.positions) * math.prod(g.case.kernel) * g.case.channels < _SMALL
+    few = math.prod(g.case.kernel) <= _FEW_OFFSETS
+    for_weight = _patches if small or not few else _shifts
+    compute = _with_rules(
+        partial(convolution, turned=False),
+        for_input,
+        lambda x, w: for_weight(g, x, w).astype(g.dtype),
+    )
+
+    def run(lhs: Array, rhs: Array) -> Array:
+        lhs = lax.transpose(lhs, (lhs_spec[0], *lhs_spec[2:], lhs_spec[1]))
+        rhs = lax.transpose(rhs, (*rhs_spec[2:], rhs_spec[1], rhs_spec[0]))
+        back = (out_spec[0], *out_spec[2:], out_spec[1])
+        return lax.transpose(compute(lhs, rhs), tuple(back.index(d) for d in range(lhs.ndim)))
+
+    return run
 
 
 def _padded(g: _Geometry, x: Array) -> Array:

@@ -20,6 +20,21 @@ def flat(gradients):
     return np.concatenate([np.asarray(g).reshape(len(g), -1) for g in gradients.values()], axis=1)
 
 
+def test_mean_gradient():
+    target = mlp_target()
+    x, y = some(target)
+    expected = {name: g.mean(axis=0) for name, g in reference_gradients(target, x, y).items()}
+    found = directions.mean_gradient(target, x, y)
+    assert list(found) == list(target.params)
+    for name, value in found.items():
+        assert_close(value, expected[name], floor=1e-4)
+    (only,) = directions.mean_gradient(target, x, y, ["b/bias"]).items()
+    assert only[0] == "b/bias"
+    assert_close(only[1], expected["b/bias"], floor=1e-4)
+    with pytest.raises(ValueError, match="no records"):
+        directions.mean_gradient(target, x[:0], y[:0])
+
+
 def test_inner_products():
     target = mlp_target()
     x, y = some(target)

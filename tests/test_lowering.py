@@ -22,10 +22,13 @@ def normal(*shape, seed=0, dtype="float32"):
 
 def names(fun, *args):
     """Primitives of a traced function, of its inner programs too."""
+    return [eqn.primitive.name for eqn in equations(fun, *args)]
 
+
+def equations(fun, *args):
     def walk(jaxpr):
         for eqn in jaxpr.eqns:
-            yield eqn.primitive.name
+            yield eqn
             for value in eqn.params.values():
                 for inner in value if isinstance(value, tuple | list) else (value,):
                     inner = getattr(inner, "jaxpr", inner)
@@ -125,10 +128,11 @@ CASES = {  # name -> size, channels, features, kernel, stride, padding, groups: 
     "pointwise": (5, 6, 7, 1, 2, 0, 1, "patches"),
     "few rows": (9, 1, 4, 3, 1, 0, 1, "patches"),
     "image smaller than its kernel": (3, 8, 9, 5, 1, 2, 1, "patches"),
-    "many offsets": (8, 3, 4, 7, 1, 3, 1, "mixed"),
-    "tall": (9, 16, 8, 3, 1, 1, 1, "mixed"),
-    "wide": (4, 16, 40, 3, 1, 1, 1, "mixed"),
-    "very tall": (20, 16, 2, 3, 1, 1, 1, "native"),
+    "many offsets": (8, 3, 4, 7, 1, 3, 1, "canonical"),
+    "tall": (9, 16, 8, 3, 1, 1, 1, "canonical"),
+    "wide": (4, 16, 40, 3, 1, 1, 1, "canonical"),
+    "large patches": (34, 32, 4, 3, 1, 1, 1, "canonical"),
+    "very tall": (20, 16, 2, 3, 1, 1, 1, "canonical"),
     "depthwise": (6, 8, 8, 3, 2, 1, 8, "products"),
     "depthwise, two features a channel": (6, 4, 8, 3, 1, 1, 4, "products"),
     "grouped": (6, 8, 4, 3, 1, 1, 2, "mixed"),
@@ -333,12 +337,29 @@ def test_convolutions_inside_other_programs(where):
             assert_close(a, b, rtol=2e-5)
 
 
-def test_loops_are_seen():
-    fun, x, w = square(*CASES["tall"])
-    scanned = lambda x, w: lax.scan(lambda c, _: (c, fun(x, c)), w, None, 2)[1]  # noqa: E731
-    assert "conv_general_dilated" in names(lowered(fun), x, w)
-    assert "conv_general_dilated" not in names(lowered(scanned), x, w)
-    assert "conv_general_dilated" not in names(lowered(fun, looped=True), x, w)
+def test_in_loops_every_convolution_has_the_layout_that_xla_is_fast_in():
+    def channels_first(x, w):
+        numbers = ("NCHW", "OIHW", "NCHW")
+        return lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=numbers)
+
+    images = (normal(3, 9, 9, 16), normal(3, 3, 16, 8))
+    first = (images[0].transpose(0, 3, 1, 2), images[1].transpose(3, 2, 0, 1))
+    channels_last, _, _ = square(*CASES["tall"])
+    for fun, (x, w) in ((channels_last, images), (channels_first, first)):
+
+        def scanned(x, w, fun=fun):
+            return lax.scan(lambda c, _: (c, fun(x, c)), w, None, 2)[1]
+
+        assert_equal_in_every_mode(scanned, x, w)
+        gradient = jax.grad(loss(lowered(scanned)), (0, 1))
+        found = [eqn for eqn in equations(gradient, x, w) if "conv" in eqn.primitive.name]
+        layouts = {eqn.params["dimension_numbers"] for eqn in found}
+        last = (0, 3, 1, 2)
+        assert len(found) == 2 and layouts == {lax.ConvDimensionNumbers(last, (3, 2, 0, 1), last)}
+        direct = [e for e in equations(lowered(fun), x, w) if "conv" in e.primitive.name]
+        assert [e.params["dimension_numbers"] for e in direct] == [
+            e.params["dimension_numbers"] for e in equations(fun, x, w)
+        ]
 
 
 def test_second_call_does_not_retrace():

@@ -163,11 +163,11 @@ if sys.argv[1] == "dense":
 elif sys.argv[1] == "forward":
     params = {"c1": normal(3, 3, 3, 32), "c2": normal(3, 3, 32, 64), "c3": normal(3, 3, 64, 64)}
     params["out"] = normal(64, 10)
-    shape, spec = (32, 32, 3), jm.SignalSpec()
+    shape, spec = (48, 48, 3), jm.SignalSpec()
 else:
     params = {"c1": normal(3, 3, 3, 32), "c2": normal(3, 3, 32, 32), "c3": normal(3, 3, 32, 32)}
     params["out"] = normal(32, 10)
-    shape, spec = (16, 16, 3), jm.SignalSpec(gradient_norm=True)
+    shape, spec = (64, 64, 3), jm.SignalSpec(gradient_norm=True)
 target = jm.from_function(apply, params, input_shape=shape)
 records = some_records(1000, shape, 10)
 budget = 2**28

@@ -14,10 +14,11 @@ from jax import Array
 from jax.experimental import multihost_utils
 
 from jaxmeter.data import Records
+from jaxmeter.memory import human
 from jaxmeter.signals import storage
 from jaxmeter.signals.devices import Crew, crew_of
 from jaxmeter.signals.example import AnySpec, Signals, SignalSpec
-from jaxmeter.signals.planning import DEVICE_BUDGET, Plan, human, plan
+from jaxmeter.signals.planning import DEVICE_BUDGET, Plan, plan
 from jaxmeter.signals.program import Storage, traced, wire_dtype
 from jaxmeter.target import Target
 

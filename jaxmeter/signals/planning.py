@@ -1,12 +1,14 @@
 """How much memory signals take on the device and on the host, known before any work."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxmeter.memory import human, nbytes, peak, programs_in, tree_bytes
 from jaxmeter.signals.devices import crew_of
 from jaxmeter.signals.example import AnySpec
 from jaxmeter.signals.program import Storage, batch_of, traced
@@ -149,9 +151,10 @@ def _counted(program: jax.stages.Traced, alone: jax.stages.Traced, platform: str
     return max(memory.temp_size_in_bytes, _alive(alone)) + _packed(alone.jaxpr.jaxpr)
 
 
+@lru_cache(maxsize=1024)
 def _packed(jaxpr: Any) -> int:
     """Bytes that the largest matrix product or convolution reads and writes."""
-    sizes = [max((_packed(inner) for inner in _inner(eqn)), default=0) for eqn in jaxpr.eqns]
+    sizes = [max((_packed(inner) for inner in programs_in(eqn)), default=0) for eqn in jaxpr.eqns]
     for eqn in jaxpr.eqns:
         if eqn.primitive.name in {"dot_general", "conv_general_dilated"}:
             sizes.append(sum(nbytes(v.aval) for v in (*eqn.invars, *eqn.outvars)))
@@ -160,67 +163,9 @@ def _packed(jaxpr: Any) -> int:
 
 def _alive(program: jax.stages.Traced) -> int:
     """The most bytes of intermediate arrays that are alive at once, in the order of the trace."""
-    jaxpr = program.jaxpr.jaxpr
-    return max(0, _peak(jaxpr) - sum(nbytes(v.aval) for v in jaxpr.outvars))
+    return _between(program.jaxpr.jaxpr)
 
 
-def _peak(jaxpr: Any) -> int:
-    """The most bytes made by a traced program that are alive at once, its results included.
-
-    Equations that nothing depends on are left out. An inner program's own arrays live while its
-    equation runs; of alternatives the largest counts.
-    """
-    results = {v for v in jaxpr.outvars if not hasattr(v, "val")}
-    needed, run = set(results), []
-    last_use: dict[Any, None] = {}
-    for eqn in reversed(jaxpr.eqns):
-        if not (eqn.effects or needed.intersection(eqn.outvars)):
-            continue
-        variables = {v for v in eqn.invars if not hasattr(v, "val")}
-        dying = variables - last_use.keys()
-        last_use |= dict.fromkeys(dying)
-        needed |= variables
-        run.append((eqn, dying - results))
-    made: set[Any] = set()
-    alive = peak = 0
-    for eqn, dying in reversed(run):
-        here = sum(nbytes(v.aval) for v in eqn.outvars)
-        inside = max((_peak(inner) for inner in _inner(eqn)), default=0)
-        peak = max(peak, alive + max(here, inside))
-        alive += sum(nbytes(v.aval) for v in eqn.outvars if v in needed)
-        made.update(eqn.outvars)
-        alive -= sum(nbytes(v.aval) for v in dying & made)
-    return peak
-
-
-def _inner(eqn: Any) -> list[Any]:
-    """The programs inside an equation: of a call, a loop's body, the branches of a condition."""
-    values = [
-        value
-        for param in eqn.params.values()
-        for value in (param if isinstance(param, tuple | list) else (param,))
-    ]
-    inner = [getattr(value, "jaxpr", value) for value in values]
-    return [jaxpr for jaxpr in inner if hasattr(jaxpr, "eqns")]
-
-
-def tree_bytes(tree: Any) -> int:
-    """Bytes of all arrays, or shapes of arrays, in a pytree."""
-    return sum(nbytes(leaf) for leaf in jax.tree.leaves(tree))
-
-
-def nbytes(leaf: Any) -> int:
-    """Bytes of an array or of the shape of one."""
-    shape, dtype = getattr(leaf, "shape", ()), getattr(leaf, "dtype", None)
-    itemsize = getattr(dtype, "itemsize", 8)  # PRNG keys and tokens: a word
-    return int(np.prod(shape, dtype=np.int64)) * itemsize
-
-
-def human(n: int) -> str:
-    """A number of bytes for people."""
-    size = float(n)
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024 or unit == "GiB":
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    raise AssertionError
+@lru_cache(maxsize=64)  # JAX keeps traces, so that a second call has the same program
+def _between(jaxpr: Any) -> int:
+    return max(0, peak(jaxpr) - sum(nbytes(v.aval) for v in jaxpr.outvars))

@@ -10,6 +10,7 @@ from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 from jax.typing import ArrayLike
 
+from jaxmeter.chunks import by_chunks
 from jaxmeter.signals.devices import AXIS, Crew
 from jaxmeter.signals.example import ResolvedSpec, Signals, of_example
 from jaxmeter.target import Target
@@ -34,7 +35,7 @@ def traced(
 def _program(
     target: Target, x: Array, y: Array, *, spec: ResolvedSpec, dtype: Storage, mesh: Mesh | None
 ) -> Signals:
-    run = partial(_batch, spec=spec, dtype=dtype)
+    run = partial(of_batch, spec=spec, dtype=dtype)
     if mesh is None:
         return run(target, x, y)
     # Each device runs the program of one device: nothing for a partitioner to decide.
@@ -45,11 +46,13 @@ def _program(
     )
 
 
-def _batch(target: Target, x: Array, y: Array, *, spec: ResolvedSpec, dtype: Storage) -> Signals:
+def of_batch(
+    target: Target, x: Array, y: Array, *, spec: ResolvedSpec, dtype: Storage = "float32"
+) -> Signals:
     """Signals of one batch, as they are stored."""
     x = x.astype(target.spec.input_dtype)
     # The inner jit is traced once for all sizes of batch.
-    signals = jax.vmap(lambda x, y: _one_record(target, x, y, spec=spec))(x, y)
+    signals = by_chunks(lambda x, y: _one_record(target, x, y, spec=spec), x, y)
     if dtype == "float32":
         return signals
 
