@@ -125,15 +125,8 @@ def _write(report: "Report", folder: Path) -> None:
     facts = report.facts()
     text = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "results.json").write_bytes(text.encode("utf-8", "backslashreplace"))
-    keys = findings.score_keys(report)
-    arrays: dict[str, Any] = {
-        "attacks": np.array([row.name for row in report.rows], dtype=np.str_),
-        "keys": np.array(keys, dtype=np.str_),
-        "is_member": report.held.is_member,
-        "y": report.held.y,
-        "held_index": np.asarray(report.held_index),
-    }
-    arrays |= {key: row.result.scores for key, row in zip(keys, report.rows, strict=True)}
+    held, index = report.held, np.asarray(report.held_index)
+    arrays: dict[str, Any] = findings.score_arrays(report.rows, held.is_member, held.y, index)
     np.savez_compressed(folder / "scores.npz", **arrays)
     (folder / "figures").mkdir()
     inline = {}

@@ -90,15 +90,19 @@ ARROWS = {
     "page": {"findings"},
     "folder": {"figures", "findings", "page"},
     "report": {"data", "findings", "folder", "metrics", "target", "verdict"},
-    "catalogue": {"attack", "data", "report", "scores", "signals", "target"},
-    "experiment": {"catalogue", "data", "metrics", "report", "scores", "signals", "target"},
+    "streams": set(),
+    "catalogue": {"attack", "data", "scores", "signals", "streams", "target"},
+    "measuring": {"metrics", "report", "target"},
+    "auditing": {
+        *("catalogue", "data", "measuring", "report", "scores", "signals", "streams", "target"),
+    },
     "": {
         *(
             "attack",
+            "auditing",
             "catalogue",
             "data",
             "directions",
-            "experiment",
             "gradients",
             "intake",
             "metrics",
