@@ -96,6 +96,54 @@ ARROWS = {
     "auditing": {
         *("catalogue", "data", "measuring", "report", "scores", "signals", "streams", "target"),
     },
+    "experiment.notes": set(),
+    "experiment.locks": set(),
+    "experiment.canonical": set(),
+    "experiment.fingerprint": set(),
+    "experiment.datasets": {"data"},
+    "experiment.recipes": {"intake.surroundings"},
+    "experiment.configs": {
+        *("catalogue", "experiment.canonical", "experiment.datasets"),
+        *("experiment.recipes", "signals"),
+    },
+    "experiment.store": {"experiment.fingerprint", "experiment.locks"},
+    "experiment.drawing": {"data", "experiment.notes", "streams"},
+    "experiment.training": {"data", "intake.surroundings", "streams"},
+    "experiment.examining": {"experiment.notes", "intake", "target"},
+    "experiment.extracting": {"data", "signals", "target"},
+    "experiment.attacking": {"catalogue", "data", "experiment.notes", "signals"},
+    "experiment.scoring": {"experiment.notes", "findings", "measuring", "target"},
+    "experiment.stages": {
+        *("catalogue", "experiment.attacking", "experiment.canonical"),
+        *("experiment.configs", "experiment.drawing", "experiment.examining"),
+        *("experiment.extracting", "experiment.fingerprint", "experiment.scoring"),
+        *("experiment.store", "experiment.training", "scores"),
+    },
+    "experiment.runs": {
+        *("auditing", "experiment.canonical", "experiment.configs"),
+        *("experiment.fingerprint", "experiment.locks", "experiment.scoring"),
+        *("experiment.stages", "experiment.store"),
+    },
+    "experiment.launch": {
+        *("experiment.configs", "experiment.locks", "experiment.runs"),
+        *("experiment.stages", "experiment.store"),
+    },
+    "experiment.sweeping": {
+        *("experiment.configs", "experiment.launch", "experiment.runs"),
+        *("experiment.store",),
+    },
+    "experiment.upkeep": {"experiment.locks", "experiment.runs", "experiment.store"},
+    "experiment.commandline": {
+        *("experiment.canonical", "experiment.configs", "experiment.launch"),
+        *("experiment.runs", "experiment.store", "experiment.sweeping"),
+        *("experiment.upkeep",),
+    },
+    "experiment": {
+        *("experiment.canonical", "experiment.commandline", "experiment.configs"),
+        *("experiment.datasets", "experiment.launch", "experiment.recipes"),
+        *("experiment.runs", "experiment.store", "experiment.sweeping"),
+        *("experiment.upkeep",),
+    },
     "": {
         *(
             "attack",

@@ -1,0 +1,329 @@
+"""The store: what stages computed, each in a folder under the hash of all it follows from.
+
+STORE/stages/<stage>/<key>/   an entry: its files and entry.json, complete or not there
+STORE/runs/<name>/            finished runs, see `runs`
+STORE/locks/                  empty files to lock; a process that dies holds none
+STORE/damaged/                entries that were not what their entry.json says
+STORE/journal.jsonl           a line for each beginning and end of a computation
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxmeter.experiment.fingerprint import digest
+from jaxmeter.experiment.locks import locked
+
+MANIFEST = "entry.json"
+FORMAT = 1
+_READ_ONLY = (13, 30)  # EACCES, EROFS
+
+
+class StoreError(OSError):
+    """The store cannot be used as asked."""
+
+
+class Damage(NamedTuple):
+    """Something in a store that is not what it should be."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a stage computed.
+
+    Attributes:
+      stage: the stage's name.
+      key: SHA-256 of all it follows from.
+      folder: where its files lie; read-only by convention.
+      files: SHA-256 of each file by its path within the folder.
+      seconds: what computing it took, whenever that was.
+      cached: whether it was there already.
+    """
+
+    stage: str
+    key: str
+    folder: Path
+    files: Mapping[str, str]
+    seconds: float
+    cached: bool
+
+    @property
+    def name(self) -> str:
+        """ "stage/key"."""
+        return f"{self.stage}/{self.key}"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of entries and runs that many processes may use at once.
+
+    Attributes:
+      path: the folder; made when first written to.
+      say: told what a user should know: damage, waiting.
+    """
+
+    path: Path
+    say: Callable[[str], None] = field(default=lambda text: None, compare=False)
+    _known: dict[str, tuple[Any, Entry]] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def runs(self) -> Path:
+        """The folder of runs."""
+        return self.path / "runs"
+
+    def folder(self, stage: str, key: str) -> Path:
+        """Where an entry lies, if it is there."""
+        return self.path / "stages" / stage / key
+
+    def lock(self, kind: str, name: str) -> Path:
+        """The file to lock for an entry or a run."""
+        return self.path / "locks" / kind / f"{name}.lock"
+
+    def obtain(
+        self, stage: str, ingredients: Mapping[str, Any], compute: Callable[[Path], None]
+    ) -> Entry:
+        """The entry that follows from the ingredients, computed if it is not there whole.
+
+        Args:
+          stage: the stage's name.
+          ingredients: all that the entry follows from, in JSON's types.
+          compute: writes the entry's files into an empty folder. Two processes never do that for
+            one entry at once; whatever it raises, nothing is left of it.
+
+        Raises:
+          StoreError: if it has to be computed and the store cannot be written.
+        """
+        key = digest({"stage": stage, **ingredients})
+        found = self._read(stage, key)
+        if isinstance(found, Entry):
+            return found
+        with self.writable(), self._locked(stage, key):
+            found = self._read(stage, key)  # another process may have done it meanwhile
+            if isinstance(found, Entry):
+                return found
+            if found is not None:
+                self._put_aside(found)
+            return self._computed(stage, key, ingredients, compute)
+
+    def _locked(self, stage: str, key: str) -> Any:
+        def waiting() -> None:
+            self.say(f"another process is computing {stage} {key[:12]}; waiting for it.")
+
+        return locked(self.lock(stage, key), waiting=waiting)
+
+    def _computed(
+        self, stage: str, key: str, ingredients: Mapping[str, Any], compute: Callable[[Path], None]
+    ) -> Entry:
+        place = self.folder(stage, key)
+        for left in leftovers(place):  # we hold the lock, so whoever wrote them is dead
+            shutil.rmtree(left, ignore_errors=True)
+        self._journal("computing", stage, key)
+        start = time.perf_counter()
+        temporary = place.parent / f".{key}.{secrets.token_hex(4)}.tmp"
+        try:
+            temporary.mkdir(parents=True)
+            compute(temporary)
+            seconds = time.perf_counter() - start
+            files = _hashed(temporary)
+            manifest: dict[str, Any] = {
+                "tool": "jaxmeter",
+                "format": FORMAT,
+                "stage": stage,
+                "key": key,
+                "ingredients": dict(ingredients),
+                "files": files,
+                "seconds": seconds,
+            }
+            manifest["seal"] = digest(manifest)
+            write(temporary / MANIFEST, encoded(manifest))
+            _sync_folder(temporary)
+            os.rename(temporary, place)
+            _sync_folder(place.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        self._journal("computed", stage, key)
+        entry = Entry(stage, key, place, {n: f["sha256"] for n, f in files.items()}, seconds, False)
+        self._known[entry.name] = (_signature(place), entry)
+        return entry
+
+    def _read(self, stage: str, key: str) -> Entry | Damage | None:
+        """The entry if it is there whole; what is wrong with it otherwise."""
+        place = self.folder(stage, key)
+        signature = _signature(place)
+        if signature is None:
+            return None
+        known = self._known.get(f"{stage}/{key}")
+        if known is None or known[0] != signature:
+            try:
+                manifest = examined(place, stage, key)
+            except ValueError as error:
+                return Damage(place, str(error))
+            files = {name: file["sha256"] for name, file in manifest["files"].items()}
+            entry = Entry(stage, key, place, files, manifest["seconds"], True)
+            self._known[entry.name] = known = (signature, entry)
+        entry = known[1]
+        return Entry(stage, key, place, entry.files, entry.seconds, True)
+
+    def _put_aside(self, damage: Damage) -> None:
+        stage, key = damage.path.parent.name, damage.path.name
+        aside = self.path / "damaged" / f"{stage}-{key}-{secrets.token_hex(4)}"
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(damage.path, aside)
+        self.say(
+            f"{stage} {key[:12]} is damaged and is computed again: {damage.reason} "
+            f"What was there is now {aside}."
+        )
+
+    def _journal(self, event: str, stage: str, key: str) -> None:
+        line = {"event": event, "stage": stage, "key": key, "pid": os.getpid(), "time": time.time()}
+        text = json.dumps({**line, "host": socket.gethostname()}) + "\n"
+        with open(self.path / "journal.jsonl", "ab", buffering=0) as file:
+            file.write(text.encode())  # one write at the end of the file: lines do not mix
+
+    @contextlib.contextmanager
+    def writable(self) -> Iterator[None]:
+        """For writing to the store: says why that is not possible where it is not."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "locks").mkdir(exist_ok=True)
+            with locked(self.path / "locks" / "store.lock", shared=True, waiting=self._collecting):
+                yield
+        except OSError as error:
+            inside = error.filename is not None and str(self.path) in str(error.filename)
+            if error.errno in _READ_ONLY and inside and not isinstance(error, StoreError):
+                raise StoreError(
+                    f"the store {self.path} cannot be written ({error.strerror}), and something "
+                    "has to be computed. Finished runs can be read: status, table, plot. To "
+                    "compute, choose another store or ask for the right to write."
+                ) from error
+            raise
+
+    def _collecting(self) -> None:
+        self.say(f"somebody is cleaning up {self.path}; waiting.")
+
+
+# --- Files ---------------------------------------------------------------------------------------
+
+
+def examined(place: Path, stage: str, key: str) -> dict[str, Any]:
+    """The manifest of an entry whose files are all as they were written.
+
+    Raises:
+      ValueError: if anything is missing, changed or of another entry.
+    """
+    try:
+        manifest = json.loads((place / MANIFEST).read_bytes())
+        seal = manifest.pop("seal")
+        if seal != digest(manifest):
+            raise ValueError("its entry.json was edited.")
+        if (manifest["tool"], manifest["format"]) != ("jaxmeter", FORMAT):
+            raise ValueError("its entry.json is of another version.")
+        whole = {"stage": manifest["stage"], **manifest["ingredients"]}
+        if (manifest["stage"], manifest["key"], digest(whole)) != (stage, key, key):
+            raise ValueError(f"its entry.json belongs to {manifest['stage']} {manifest['key']}.")
+        there = _names(place) - {MANIFEST}
+        if there != set(manifest["files"]):
+            odd = sorted(there ^ set(manifest["files"]))
+            raise ValueError(f"files are missing or were added: {', '.join(odd)}.")
+        for name, file in manifest["files"].items():
+            if (place / name).stat().st_size != file["size"]:
+                raise ValueError(f"{name} has another size than was written.")
+            if sha256(place / name) != file["sha256"]:
+                raise ValueError(f"{name} has another content than was written.")
+    except (OSError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"it cannot be read: {error!r}.") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"its entry.json is no JSON: {error}.") from error
+    return manifest
+
+
+def leftovers(place: Path) -> list[Path]:
+    """Temporary folders of an entry."""
+    return list(place.parent.glob(f".{place.name}.*.tmp"))
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes a file and waits until the disk has it."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Writes a file in one step: it is as before or as given."""
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        write(temporary, content)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def encoded(value: Any) -> bytes:
+    """A value as JSON, the same bytes for the same value."""
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hashed(folder: Path) -> dict[str, dict[str, Any]]:
+    """Hash and size of every file, after the disk has it."""
+    found = {}
+    for name in sorted(_names(folder)):
+        path = folder / name
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+            sha = hashlib.file_digest(file, "sha256").hexdigest()
+        found[name] = {"sha256": sha, "size": path.stat().st_size}
+    for inner in {(folder / name).parent for name in found} - {folder}:
+        _sync_folder(inner)
+    return found
+
+
+def _names(folder: Path) -> set[str]:
+    found = set()
+    for root, _, files in os.walk(folder):
+        within = Path(root).relative_to(folder)
+        found |= {(within / name).as_posix() for name in files}
+    return found
+
+
+def _signature(place: Path) -> Any:
+    """Changes whenever a file of an entry is written, replaced, added or removed; None if none."""
+    try:
+        inner = [
+            (name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
+            for name in sorted(_names(place))
+            for s in [os.stat(place / name)]
+        ]
+        return (os.stat(place).st_ino, tuple(inner))
+    except FileNotFoundError:
+        return None
+
+
+def _sync_folder(folder: Path) -> None:
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
