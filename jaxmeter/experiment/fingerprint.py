@@ -80,7 +80,7 @@ def code_version(*modules: str) -> str:
             continue
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         tree = ast.parse(path.read_bytes(), str(path))
-        for other in (*_imported(tree, package), package):
+        for other in _imported(tree, package):
             found = _file_of_ours(other)
             if found is None and not name.startswith(f"{_OURS}."):
                 found = _existing(path.parent / f"{other}.py")
@@ -118,8 +118,10 @@ def _imported(tree: ast.Module, package: str) -> Iterator[str]:
             if node.level:
                 above = package.split(".")[: len(package.split(".")) - node.level + 1]
                 start = ".".join([*above, *([start] if start else [])])
-            yield start
-            yield from (f"{start}.{alias.name}" for alias in node.names)
+            inside = [f"{start}.{alias.name}" for alias in node.names]
+            yield from inside
+            if not all(map(_file_of_ours, inside)):  # a package that is only passed does nothing
+                yield start
         elif isinstance(node, ast.Call) and _is_import_module(node.func):
             yield from (
                 arg.value
