@@ -23,7 +23,7 @@ import sklearn.datasets  # noqa: F401
 
 import jaxmeter as jm
 from jaxmeter import experiment
-from jaxmeter.experiment import store as storing
+from jaxmeter.experiment import store, writing
 
 
 def study(target: str) -> tuple[experiment.Config, experiment.configs.Axes]:
@@ -66,7 +66,8 @@ def dying(k: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         whole(path, content)
 
-    whole, storing.write = storing.write, write
+    whole = writing.write
+    store.write = writing.write = write
     for name in ("rename", "replace", "fsync", "mkdir"):
         setattr(os, name, counted(getattr(os, name)))
 
@@ -97,7 +98,7 @@ def main() -> None:
             time.sleep(item)
             os.kill(pids[0], signal.SIGKILL)
         ends.append([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids])
-        found = [d for d in experiment.verify(store) if "missing" not in d.reason]
+        found = [d for d in experiment.verify(store) if d.reason != "status.json is missing."]
         damage += [f"{d.path}: {d.reason}" for d in found]
     print(json.dumps({"ends": ends, "damage": damage}))
 

@@ -98,6 +98,7 @@ ARROWS = {
     },
     "experiment.notes": set(),
     "experiment.locks": set(),
+    "experiment.mirror": set(),
     "experiment.canonical": set(),
     "experiment.fingerprint": set(),
     "experiment.datasets": {"data"},
@@ -106,7 +107,11 @@ ARROWS = {
         *("catalogue", "experiment.canonical", "experiment.datasets"),
         *("experiment.recipes", "signals"),
     },
-    "experiment.store": {"experiment.fingerprint", "experiment.locks"},
+    "experiment.writing": {"experiment.fingerprint"},
+    "experiment.store": {
+        *("experiment.fingerprint", "experiment.locks", "experiment.mirror"),
+        "experiment.writing",
+    },
     "experiment.drawing": {"data", "experiment.notes", "streams"},
     "experiment.training": {"data", "intake.surroundings", "streams"},
     "experiment.examining": {"experiment.notes", "intake", "target"},
@@ -123,6 +128,7 @@ ARROWS = {
         *("auditing", "experiment.canonical", "experiment.configs"),
         *("experiment.fingerprint", "experiment.locks", "experiment.scoring"),
         *("experiment.stages", "experiment.store"),
+        "experiment.writing",
     },
     "experiment.launch": {
         *("experiment.configs", "experiment.locks", "experiment.runs"),
@@ -132,7 +138,12 @@ ARROWS = {
         *("experiment.configs", "experiment.launch", "experiment.runs"),
         *("experiment.store",),
     },
-    "experiment.upkeep": {"experiment.locks", "experiment.runs", "experiment.store"},
+    "experiment.upkeep": {
+        "experiment.locks",
+        "experiment.runs",
+        "experiment.store",
+        "experiment.writing",
+    },
     "experiment.commandline": {
         *("experiment.canonical", "experiment.configs", "experiment.launch"),
         *("experiment.runs", "experiment.store", "experiment.sweeping"),

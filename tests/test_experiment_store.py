@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import keras
 import pytest
 
@@ -310,3 +311,44 @@ def test_an_interrupted_run_is_seen_as_one(config, tmp_path):
         with pytest.raises(locks.Busy):
             experiment.run(config, tmp_path, wait=False)
     assert experiment.status("another", tmp_path) == ()
+
+
+# --- At a URL ------------------------------------------------------------------------------------
+
+
+def test_a_store_at_a_url_is_shared_by_working_copies(config, tmp_path, monkeypatch):
+    url, root = f"memory://{tmp_path.name}/store", f"/{tmp_path.name}/store"
+    there = fsspec.filesystem("memory")
+
+    def here(name: str) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
+
+    here("one")
+    first = runs.attempt(config, url)
+    assert len(first.computed) == 6
+    expected = files(experiment.opened(url).runs / first.run)
+    here("two")  # another machine: the run is there, nothing is computed
+    again = runs.attempt(config, url)
+    assert (again.run, again.state, again.computed, again.cached) == (first.run, "done", (), ())
+    assert files(experiment.opened(url).runs / first.run) == expected
+    here("three")  # a run beside it shares what it can
+    assert len(runs.attempt(replace(config, known=20), Path(url)).computed) == 3
+    here("four")
+    assert [outcome.state for outcome in experiment.status("small", url)] == ["done", "done"]
+
+    here("five")  # an upload that was broken off, and a damaged one, are not used
+    stages = there.find(f"{root}/stages")
+    there.rm_file(next(p for p in stages if "/records/" in p and p.endswith("entry.json")))
+    signals = next(p for p in stages if "/signals/" in p and p.endswith("000.npy"))
+    there.pipe_file(signals, there.cat_file(signals)[:-9])
+    there.rm(f"{root}/runs/{first.run}", recursive=True)
+    said: list[str] = []
+    store = experiment.opened(url, said.append)
+    again = runs.attempt(config, store)
+    assert again.computed == ("records", "signals") and len(again.cached) == 4
+    assert files(store.runs / first.run) == expected
+    assert len(said) == 1 and "is damaged and is computed again" in said[0]
+
+    here("six")  # what was broken off or damaged there is whole again
+    there.rm(f"{root}/runs", recursive=True)
+    assert len(runs.attempt(config, url).cached) == 6

@@ -7,7 +7,7 @@ from jaxmeter.experiment.datasets import Digits, NpzPair, NpzRecords
 from jaxmeter.experiment.launch import Launcher, in_process
 from jaxmeter.experiment.recipes import Cnn, Mlp, Normal, Training, Variance
 from jaxmeter.experiment.runs import Outcome, attempt, name_of, run, status
-from jaxmeter.experiment.store import Damage, Store, StoreError
+from jaxmeter.experiment.store import Damage, Store, StoreError, opened
 from jaxmeter.experiment.sweeping import Summary, sweep
 from jaxmeter.experiment.upkeep import gc, verify
 
@@ -36,6 +36,7 @@ __all__ = [
     "in_process",
     "main",
     "name_of",
+    "opened",
     "run",
     "status",
     "sweep",

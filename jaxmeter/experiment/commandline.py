@@ -17,7 +17,7 @@ from jaxmeter.experiment.canonical import ConfigError, value_of
 from jaxmeter.experiment.configs import Axes, Config, expand, valid
 from jaxmeter.experiment.launch import in_process
 from jaxmeter.experiment.runs import Outcome, attempt, name_of, status
-from jaxmeter.experiment.store import Store
+from jaxmeter.experiment.store import Store, opened
 from jaxmeter.experiment.sweeping import shard_of
 from jaxmeter.experiment.upkeep import gc, verify
 
@@ -65,7 +65,7 @@ def _commands(base: Config, axes: Axes) -> dict[str, Callable[..., Any]]:
           store: Folder that keeps what was computed.
         """
         outcomes = list(_watched(1, store, lambda s, p: [attempt(valid(config), s, progress=p)]))
-        print(store / "runs" / outcomes[0].run)
+        print(opened(store).runs / outcomes[0].run)
         return _failures(outcomes)
 
     def sweep_command(
@@ -121,7 +121,7 @@ def _commands(base: Config, axes: Axes) -> dict[str, Callable[..., Any]]:
           remove: Remove it.
         """
         mine = {name_of(config) for config in expand(base, axes)}
-        every = [p.name for p in Store(store).runs.glob("*") if not p.name.startswith(".")]
+        every = [p.name for p in opened(store).runs.glob("*") if not p.name.startswith(".")]
         keep = [n for n in every if n in mine or n.rpartition("-")[0] != base.study]
         found = gc(store, keep=keep, remove=remove)
         for path in found:
@@ -196,7 +196,7 @@ def _watched(count: int, path: Path, work: Callable[[Store, Any], Any]) -> Any:
         def progress(name: str, done: int, total: int) -> None:
             bars.update(stage, description=name, completed=done, total=total)
 
-        for i, outcome in enumerate(work(Store(path.expanduser(), say), progress), start=1):
+        for i, outcome in enumerate(work(opened(path, say), progress), start=1):
             bars.update(runs, completed=i)
             line = f"{i}/{count} {outcome.run} {outcome.state}"
             if outcome.state == "done":

@@ -20,10 +20,11 @@ from jaxmeter.experiment import stages
 from jaxmeter.experiment.canonical import ConfigError, flat, plain
 from jaxmeter.experiment.configs import Config, valid
 from jaxmeter.experiment.fingerprint import content_of, digest, surroundings
-from jaxmeter.experiment.locks import is_held, locked
+from jaxmeter.experiment.locks import Busy, is_held, locked
 from jaxmeter.experiment.scoring import RESULTS, SCORES
 from jaxmeter.experiment.stages import Made, Progress
-from jaxmeter.experiment.store import FORMAT, Store, encoded, replace, sha256
+from jaxmeter.experiment.store import Store, opened
+from jaxmeter.experiment.writing import FORMAT, encoded, replace, sha256
 
 CONFIG, COST, STATUS = "config.json", "cost.json", "status.json"
 
@@ -47,11 +48,6 @@ class Outcome:
     seconds: float = 0.0
     computed: tuple[str, ...] = ()
     cached: tuple[str, ...] = ()
-
-
-def opened(store: Store | str | os.PathLike[str]) -> Store:
-    """A store from its path."""
-    return store if isinstance(store, Store) else Store(Path(store).expanduser())
 
 
 def run(
@@ -100,9 +96,9 @@ def attempt(
     try:
         name = name_of(config)
         made = _once(valid(config), store, progress=progress, wait=wait)
+    except Busy:
+        raise
     except Exception as error:
-        if wait is False and type(error).__name__ == "Busy":
-            raise
         seconds = time.perf_counter() - start
         return Outcome(run=name, state="failed", error=_line(error), seconds=seconds)
     return Outcome(
@@ -132,6 +128,7 @@ def _once(config: Config, store: Store, *, progress: Progress | None, wait: bool
     """The run's entries; empty if the run was done already."""
     contents, name = contents_of(config), name_of(config)
     folder = store.runs / name
+    fetch(store, (name,))
     if is_done(store, config, name):
         return Made()
 
@@ -165,11 +162,15 @@ def _once(config: Config, store: Store, *, progress: Progress | None, wait: bool
             replace(folder / COST, encoded(cost))
             hashes = {file: digest_of(content) for file, content in files.items()}
             _state(folder, "done", entries=_names(made), files=hashes)
+            if store.mirror is not None:
+                store.mirror.replace(folder, f"runs/{name}", STATUS)
         except BaseException as error:
             # If even this cannot be written, the outcome still says it.
             with contextlib.suppress(OSError):
                 text = "".join(traceback.format_exception(error))
                 _state(folder, "failed", error=_line(error), traceback=text, entries=_names(made))
+                if store.mirror is not None:
+                    store.mirror.replace(folder, f"runs/{name}", STATUS)
             raise
         return made
 
@@ -258,7 +259,21 @@ def status(study: str, store: Store | str | os.PathLike[str]) -> tuple[Outcome, 
     the store are seen if its file system has locks.
     """
     store = opened(store)
+    fetch(store)
     return tuple(_seen(store, name) for name in _names_in(store, study))
+
+
+def fetch(store: Store, names: Sequence[str] | None = None) -> None:
+    """Brings runs (None: all) that a store at a URL has, and its working copy has not, here."""
+    if store.mirror is None:
+        return
+    for name in store.mirror.names("runs") if names is None else names:
+        folder = store.runs / name
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads((folder / STATUS).read_bytes())["state"] == "done":
+                continue
+        with locked(store.lock("runs", name)):
+            store.mirror.fetched(f"runs/{name}", STATUS, folder)
 
 
 def _names_in(store: Store, study: str | None) -> Iterator[str]:

@@ -8,7 +8,6 @@ STORE/journal.jsonl           a line for each beginning and end of a computation
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import secrets
@@ -22,9 +21,19 @@ from typing import Any, NamedTuple
 
 from jaxmeter.experiment.fingerprint import digest
 from jaxmeter.experiment.locks import locked
+from jaxmeter.experiment.mirror import Mirror, url_of, working_copy
+from jaxmeter.experiment.writing import (
+    FORMAT,
+    MANIFEST,
+    encoded,
+    examined,
+    hashed,
+    leftovers,
+    signature,
+    sync_folder,
+    write,
+)
 
-MANIFEST = "entry.json"
-FORMAT = 1
 _READ_ONLY = (13, 30)  # EACCES, EROFS
 
 
@@ -72,11 +81,14 @@ class Store:
     Attributes:
       path: the folder; made when first written to.
       say: told what a user should know: damage, waiting.
+      mirror: where the store really is, if the folder is a working copy of it; see `opened`.
     """
 
     path: Path
     say: Callable[[str], None] = field(default=lambda text: None, compare=False)
+    mirror: Mirror | None = None
     _known: dict[str, tuple[Any, Entry]] = field(default_factory=dict, compare=False, repr=False)
+    _sent: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @property
     def runs(self) -> Path:
@@ -108,14 +120,43 @@ class Store:
         key = digest({"stage": stage, **ingredients})
         found = self._read(stage, key)
         if isinstance(found, Entry):
-            return found
+            return self._published(found)
         with self.writable(), self._locked(stage, key):
             found = self._read(stage, key)  # another process may have done it meanwhile
             if isinstance(found, Entry):
-                return found
+                return self._published(found)
             if found is not None:
                 self._put_aside(found)
-            return self._computed(stage, key, ingredients, compute)
+            if self._fetched(stage, key):
+                found = self._read(stage, key)
+                if isinstance(found, Entry):
+                    return found
+                if found is not None:
+                    self._put_aside(found)
+            return self._published(self._computed(stage, key, ingredients, compute))
+
+    def _fetched(self, stage: str, key: str) -> bool:
+        """Whether the mirror has the entry, which then is here too; it is checked when read."""
+        if self.mirror is None:
+            return False
+        place = self.folder(stage, key)
+        temporary = place.parent / f".{key}.{secrets.token_hex(4)}.tmp"
+        try:
+            temporary.mkdir(parents=True)
+            if not self.mirror.fetched(f"stages/{stage}/{key}", MANIFEST, temporary):
+                return False
+            os.rename(temporary, place)
+            return True
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _published(self, entry: Entry) -> Entry:
+        """The entry, which the mirror has now too. A damaged one there is replaced."""
+        if self.mirror is not None and entry.name not in self._sent:
+            upload = self.mirror.publish if entry.cached else self.mirror.replace
+            upload(entry.folder, f"stages/{entry.name}", MANIFEST)
+            self._sent.add(entry.name)
+        return entry
 
     def _locked(self, stage: str, key: str) -> Any:
         def waiting() -> None:
@@ -136,7 +177,7 @@ class Store:
             temporary.mkdir(parents=True)
             compute(temporary)
             seconds = time.perf_counter() - start
-            files = _hashed(temporary)
+            files = hashed(temporary)
             manifest: dict[str, Any] = {
                 "tool": "jaxmeter",
                 "format": FORMAT,
@@ -148,32 +189,32 @@ class Store:
             }
             manifest["seal"] = digest(manifest)
             write(temporary / MANIFEST, encoded(manifest))
-            _sync_folder(temporary)
+            sync_folder(temporary)
             os.rename(temporary, place)
-            _sync_folder(place.parent)
+            sync_folder(place.parent)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         self._journal("computed", stage, key)
         entry = Entry(stage, key, place, {n: f["sha256"] for n, f in files.items()}, seconds, False)
-        self._known[entry.name] = (_signature(place), entry)
+        self._known[entry.name] = (signature(place), entry)
         return entry
 
     def _read(self, stage: str, key: str) -> Entry | Damage | None:
         """The entry if it is there whole; what is wrong with it otherwise."""
         place = self.folder(stage, key)
-        signature = _signature(place)
-        if signature is None:
+        now = signature(place)
+        if now is None:
             return None
         known = self._known.get(f"{stage}/{key}")
-        if known is None or known[0] != signature:
+        if known is None or known[0] != now:
             try:
                 manifest = examined(place, stage, key)
             except ValueError as error:
                 return Damage(place, str(error))
             files = {name: file["sha256"] for name, file in manifest["files"].items()}
             entry = Entry(stage, key, place, files, manifest["seconds"], True)
-            self._known[entry.name] = known = (signature, entry)
+            self._known[entry.name] = known = (now, entry)
         entry = known[1]
         return Entry(stage, key, place, entry.files, entry.seconds, True)
 
@@ -215,115 +256,17 @@ class Store:
         self.say(f"somebody is cleaning up {self.path}; waiting.")
 
 
-# --- Files ---------------------------------------------------------------------------------------
-
-
-def examined(place: Path, stage: str, key: str) -> dict[str, Any]:
-    """The manifest of an entry whose files are all as they were written.
+def opened(
+    store: Store | str | os.PathLike[str], say: Callable[[str], None] = lambda text: None
+) -> Store:
+    """A store from its folder, or its URL for any file system of fsspec ("s3://bucket/store").
 
     Raises:
-      ValueError: if anything is missing, changed or of another entry.
+      ImportError: for a URL, if fsspec is not installed.
     """
-    try:
-        manifest = json.loads((place / MANIFEST).read_bytes())
-        seal = manifest.pop("seal")
-        if seal != digest(manifest):
-            raise ValueError("its entry.json was edited.")
-        if (manifest["tool"], manifest["format"]) != ("jaxmeter", FORMAT):
-            raise ValueError("its entry.json is of another version.")
-        whole = {"stage": manifest["stage"], **manifest["ingredients"]}
-        if (manifest["stage"], manifest["key"], digest(whole)) != (stage, key, key):
-            raise ValueError(f"its entry.json belongs to {manifest['stage']} {manifest['key']}.")
-        there = _names(place) - {MANIFEST}
-        if there != set(manifest["files"]):
-            odd = sorted(there ^ set(manifest["files"]))
-            raise ValueError(f"files are missing or were added: {', '.join(odd)}.")
-        for name, file in manifest["files"].items():
-            if (place / name).stat().st_size != file["size"]:
-                raise ValueError(f"{name} has another size than was written.")
-            if sha256(place / name) != file["sha256"]:
-                raise ValueError(f"{name} has another content than was written.")
-    except (OSError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"it cannot be read: {error!r}.") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"its entry.json is no JSON: {error}.") from error
-    return manifest
-
-
-def leftovers(place: Path) -> list[Path]:
-    """Temporary folders of an entry."""
-    return list(place.parent.glob(f".{place.name}.*.tmp"))
-
-
-def write(path: Path, content: bytes) -> None:
-    """Writes a file and waits until the disk has it."""
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Writes a file in one step: it is as before or as given."""
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
-    try:
-        write(temporary, content)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def encoded(value: Any) -> bytes:
-    """A value as JSON, the same bytes for the same value."""
-    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8", "backslashreplace") + b"\n"
-
-
-def sha256(path: Path) -> str:
-    """Of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _hashed(folder: Path) -> dict[str, dict[str, Any]]:
-    """Hash and size of every file, after the disk has it."""
-    found = {}
-    for name in sorted(_names(folder)):
-        path = folder / name
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-            sha = hashlib.file_digest(file, "sha256").hexdigest()
-        found[name] = {"sha256": sha, "size": path.stat().st_size}
-    for inner in {(folder / name).parent for name in found} - {folder}:
-        _sync_folder(inner)
-    return found
-
-
-def _names(folder: Path) -> set[str]:
-    found = set()
-    for root, _, files in os.walk(folder):
-        within = Path(root).relative_to(folder)
-        found |= {(within / name).as_posix() for name in files}
-    return found
-
-
-def _signature(place: Path) -> Any:
-    """Changes whenever a file of an entry is written, replaced, added or removed; None if none."""
-    try:
-        inner = [
-            (name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
-            for name in sorted(_names(place))
-            for s in [os.stat(place / name)]
-        ]
-        return (os.stat(place).st_ino, tuple(inner))
-    except FileNotFoundError:
-        return None
-
-
-def _sync_folder(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+    if isinstance(store, Store):
+        return store
+    url = url_of(store)
+    if url is None:
+        return Store(Path(store).expanduser(), say)
+    return Store(working_copy(url), say, Mirror(url))

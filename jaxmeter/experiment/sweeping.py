@@ -7,8 +7,8 @@ from typing import Any
 
 from jaxmeter.experiment.configs import Axes, Config, expand
 from jaxmeter.experiment.launch import Launcher, in_process
-from jaxmeter.experiment.runs import Outcome, opened
-from jaxmeter.experiment.store import Store
+from jaxmeter.experiment.runs import Outcome
+from jaxmeter.experiment.store import Store, opened
 
 
 @dataclass(frozen=True, kw_only=True)

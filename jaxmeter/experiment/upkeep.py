@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jaxmeter.experiment.locks import Busy, is_held, locked
-from jaxmeter.experiment.runs import STATUS, entries_of, opened
-from jaxmeter.experiment.store import Damage, Store, StoreError, examined, sha256
+from jaxmeter.experiment.runs import STATUS, entries_of
+from jaxmeter.experiment.store import Damage, Store, StoreError, opened
+from jaxmeter.experiment.writing import examined, sha256
 
 
 def verify(store: Store | str | os.PathLike[str]) -> tuple[Damage, ...]:
@@ -52,6 +53,8 @@ def gc(
 
     Raises:
       StoreError: if runs are in progress, whose entries nothing refers to yet.
+
+    Of a store at a URL this is the working copy; what is at the URL stays.
     """
     store = opened(store)
     if not store.path.is_dir():
