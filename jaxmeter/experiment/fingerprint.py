@@ -5,6 +5,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,15 +80,22 @@ def code_version(*modules: str) -> str:
             seen[label] = "no source"
             continue
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        tree = ast.parse(path.read_bytes(), str(path))
-        for other in _imported(tree, package):
+        imported, seen[label] = _read(path.read_bytes(), package)
+        for other in imported:
             found = _file_of_ours(other)
             if found is None and not name.startswith(f"{_OURS}."):
                 found = _existing(path.parent / f"{other}.py")
             if found is not None:
                 waiting.append((other, found))
-        seen[label] = _tree_hash(tree)  # last: it takes docstrings out of the tree
     return digest(sorted(seen.items()))
+
+
+@functools.lru_cache(maxsize=1024)
+def _read(source: bytes, package: str) -> tuple[tuple[str, ...], str]:
+    """What a module imports, and its hash."""
+    tree = ast.parse(source)
+    imported = tuple(_imported(tree, package))
+    return imported, _tree_hash(tree)  # in this order: hashing takes docstrings out of the tree
 
 
 def _file(module: str) -> Path | None:
@@ -173,13 +181,14 @@ def _is_configuration(node: ast.stmt) -> bool:
 
 
 def surroundings() -> dict[str, str]:
-    """What else can change bits: versions of packages, the kind of device, JAX's precision."""
+    """What else can change bits: versions of packages, the kind of device, JAX's settings."""
     settings: Any = jax.config
     return {
         **_versions(),
         "device": jax.devices()[0].device_kind,
         "x64": str(settings.jax_enable_x64),
         "matmul": str(settings.jax_default_matmul_precision),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
 
 
