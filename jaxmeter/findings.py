@@ -325,6 +325,7 @@ def _attack(row: "Row", reference: "Row") -> dict[str, Any]:
             **counts,
         },
         "tpr_at_fpr": [at_fpr(result, fpr) for fpr in FPRS],
+        "epsilon": result.epsilon(),
         "budget": {name: getattr(budget, name) for name in budget.__dataclass_fields__},
         "seconds": row.seconds,
         "best_epoch": row.best_epoch,

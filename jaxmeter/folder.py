@@ -129,14 +129,24 @@ def _write(report: "Report", folder: Path) -> None:
     arrays: dict[str, Any] = findings.score_arrays(report.rows, held.is_member, held.y, index)
     np.savez_compressed(folder / "scores.npz", **arrays)
     (folder / "figures").mkdir()
-    inline = {}
-    for name, figure in _drawn(report).items():
+    drawn = _drawn(report)
+    for name, figure in drawn.items():
         for suffix in _SUFFIXES:
-            written = _rendered(figure, suffix.removeprefix("."), fonttype="path")
+            written = rendered(figure, suffix.removeprefix("."), fonttype="path")
             (folder / "figures" / f"{name}{suffix}").write_bytes(written)
-        inline[name] = _rendered(figure, "svg", fonttype="none").decode()
-    html = page.page(facts, inline)
-    (folder / "report.html").write_bytes(html.encode("utf-8", "backslashreplace"))
+    (folder / "report.html").write_bytes(_html(facts, drawn))
+
+
+def html(report: "Report") -> bytes:
+    """The page of a report, as `Report.save` writes it."""
+    return _html(report.facts(), _drawn(report))
+
+
+def _html(facts: dict[str, Any], drawn: dict[str, Figure]) -> bytes:
+    inline = {
+        name: rendered(figure, "svg", fonttype="none").decode() for name, figure in drawn.items()
+    }
+    return page.page(facts, inline).encode("utf-8", "backslashreplace")
 
 
 def _drawn(report: "Report") -> dict[str, Figure]:
@@ -153,7 +163,7 @@ def _drawn(report: "Report") -> dict[str, Figure]:
     return drawn
 
 
-def _rendered(figure: Figure, kind: str, fonttype: str) -> bytes:
+def rendered(figure: Figure, kind: str, fonttype: str) -> bytes:
     """The figure's bytes, the same every time.
 
     Files have a white ground. In the page (`fonttype="none"`: text stays text) it is transparent.

@@ -21,7 +21,7 @@ import jaxmeter as jm
 from jaxmeter import cli
 
 PAGES = ("README.md", "docs/sharp_edges.md")
-DOCUMENTS = (*PAGES, "docs/design.md", "CONTRIBUTING.md", "CHANGELOG.md")
+DOCUMENTS = (*PAGES, "docs/design.md", "docs/stores.md", "CONTRIBUTING.md", "CHANGELOG.md")
 DOCTESTS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 OPERATORS = "intake.onnx_ops"
@@ -144,7 +144,42 @@ ARROWS = {
         "experiment.store",
         "experiment.writing",
     },
+    "experiment.finished": {"experiment.runs", "experiment.store", "experiment.writing"},
+    "experiment.columns": {"experiment.finished"},
+    "experiment.tables": {"experiment.columns", "experiment.finished", "findings"},
+    "experiment.reopening": {
+        "catalogue",
+        "data",
+        "experiment.columns",
+        "experiment.finished",
+        "metrics",
+        "report",
+        "target",
+    },
+    "experiment.curves": {"experiment.tables", "figures", "findings", "metrics"},
+    "experiment.pages": {
+        "experiment.columns",
+        "experiment.finished",
+        "experiment.reopening",
+        "experiment.tables",
+        "findings",
+        "folder",
+        "page",
+    },
+    "experiment.events": {"experiment.columns", "experiment.finished"},
+    "experiment.results": {
+        "experiment.columns",
+        "experiment.curves",
+        "experiment.events",
+        "experiment.finished",
+        "experiment.pages",
+        "experiment.reopening",
+        "experiment.tables",
+        "folder",
+    },
+    "experiment.showing": {"experiment.finished", "experiment.results", "experiment.tables"},
     "experiment.commandline": {
+        "experiment.showing",
         *("experiment.canonical", "experiment.configs", "experiment.launch"),
         *("experiment.runs", "experiment.store", "experiment.sweeping"),
         *("experiment.upkeep",),

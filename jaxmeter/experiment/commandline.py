@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from jaxmeter.experiment import showing
 from jaxmeter.experiment.canonical import ConfigError, value_of
 from jaxmeter.experiment.configs import Axes, Config, expand, valid
 from jaxmeter.experiment.launch import in_process
@@ -141,6 +142,7 @@ def _commands(base: Config, axes: Axes) -> dict[str, Callable[..., Any]]:
         "status": status_command,
         "verify": verify_command,
         "gc": gc_command,
+        **showing.commands(base.study, STORE),
     }
 
 
