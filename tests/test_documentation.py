@@ -178,8 +178,9 @@ ARROWS = {
         "folder",
     },
     "experiment.showing": {"experiment.finished", "experiment.results", "experiment.tables"},
+    "experiment.choosing": {"experiment.canonical", "experiment.configs", "findings"},
     "experiment.commandline": {
-        "experiment.showing",
+        *("experiment.choosing", "experiment.showing"),
         *("experiment.canonical", "experiment.configs", "experiment.launch"),
         *("experiment.runs", "experiment.store", "experiment.sweeping"),
         *("experiment.upkeep",),

@@ -30,7 +30,7 @@ def checked(config: _T, name: str = "") -> _T:
     """
     changes = {}
     kind: Any = type(config)
-    for field, hint in _hints(kind).items():
+    for field, hint in declared(kind).items():
         value = getattr(config, field)
         where = f"{name}.{field}" if name else field
         fitted = _fitted(value, hint, where)
@@ -39,8 +39,8 @@ def checked(config: _T, name: str = "") -> _T:
     return dataclasses.replace(config, **changes) if changes else config  # type: ignore[type-var]
 
 
-def _hints(kind: Any) -> dict[str, Any]:
-    """Declared types of a dataclass's fields."""
+def declared(kind: Any) -> dict[str, Any]:
+    """Types of a dataclass's fields."""
     return _declared(kind)
 
 
@@ -54,7 +54,7 @@ def _fitted(value: Any, hint: Any, name: str) -> Any:
     fits, fitted = _fit(value, hint, name)
     if not fits:
         raise ConfigError(
-            f"{name} is {value!r}, {_article(type(value).__name__)}; it takes {_text(hint)}."
+            f"{name} is {value!r}, {_article(type(value).__name__)}; it takes {in_words(hint)}."
         )
     return fitted
 
@@ -110,15 +110,15 @@ def _fit_tuple(value: Any, inside: tuple[Any, ...], name: str) -> tuple[bool, An
     return True, value if all(a is b for a, b in zip(items, value, strict=True)) else items
 
 
-def _text(hint: Any) -> str:
+def in_words(hint: Any) -> str:
     """A type in words."""
     origin, inside = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(map(_text, inside))
+        return " or ".join(map(in_words, inside))
     if origin is Literal:
         return " or ".join(map(repr, inside))
     if origin is tuple:
-        return f"a tuple of ({', '.join('...' if i is Ellipsis else _text(i) for i in inside)})"
+        return f"a tuple of ({', '.join('...' if i is Ellipsis else in_words(i) for i in inside)})"
     return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))
 
 
@@ -275,12 +275,16 @@ def replaced(config: _T, name: str, value: Any) -> _T:
     try:
         return _replaced(config, name.split("."), value)
     except LookupError:
-        pass
+        raise _unknown(config, name) from None
+
+
+def _unknown(config: Any, name: str) -> ConfigError:
+    """What to say of a field that there is not."""
     names = list(flat(config))
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     near = near or [known for known in names if known.split(".")[-1] == name.split(".")[-1]][:3]
     hint = f" The nearest: {', '.join(near)}." if near else f" There are {', '.join(names)}."
-    raise ConfigError(f"there is no field {name!r} in the config.{hint}")
+    return ConfigError(f"there is no field {name!r} in the config.{hint}")
 
 
 def _replaced(config: Any, path: list[str], value: Any) -> Any:
@@ -292,23 +296,28 @@ def _replaced(config: Any, path: list[str], value: Any) -> Any:
             raise LookupError(first)
         i = int(first)
         return (*config[:i], _replaced(config[i], rest, value), *config[i + 1 :])
-    if not dataclasses.is_dataclass(config) or first not in _hints(type(config)):
+    if not dataclasses.is_dataclass(config) or first not in declared(type(config)):
         raise LookupError(first)
     inner = _replaced(getattr(config, first), rest, value)
     return dataclasses.replace(config, **{first: inner})  # type: ignore[type-var]
 
 
 def value_of(config: Any, name: str) -> tuple[Any, Any]:
-    """The value and the declared type of the field of that dotted name."""
+    """The value and the declared type of the field of that dotted name.
+
+    Raises:
+      ConfigError: for a name it does not have, with the nearest ones.
+    """
+    whole: Any = config
     hint: Any = type(config)
     for part in name.split("."):
         if isinstance(config, tuple) and part.isdecimal() and int(part) < len(config):
             inside = typing.get_args(hint)
             hint = inside[0] if inside[1:] == (Ellipsis,) else inside[int(part)]
             config = config[int(part)]
-        elif dataclasses.is_dataclass(config) and part in _hints(type(config)):
-            hint = _hints(type(config))[part]
+        elif dataclasses.is_dataclass(config) and part in declared(type(config)):
+            hint = declared(type(config))[part]
             config = getattr(config, part)
         else:
-            raise LookupError(name)
+            raise _unknown(whole, name)
     return config, hint

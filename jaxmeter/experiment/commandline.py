@@ -1,8 +1,8 @@
 """What a study's file is as a command: run, sweep, status, verify, gc, and what results offers."""
 
-import dataclasses
+import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from jaxmeter.experiment import showing
-from jaxmeter.experiment.canonical import ConfigError, value_of
+from jaxmeter.experiment import choosing, showing
+from jaxmeter.experiment.canonical import ConfigError
 from jaxmeter.experiment.configs import Axes, Config, expand, valid
 from jaxmeter.experiment.launch import in_process
 from jaxmeter.experiment.runs import Outcome, attempt, name_of, status
@@ -30,21 +30,31 @@ _LOG = Console(stderr=True)
 def main(base: Config, axes: Axes = (), arguments: Sequence[str] | None = None) -> None:
     """The command line of a study; the last line of its file.
 
-    `python STUDY.py run` computes BASE, with fields changed by `--seed 3`, `--target.widths 32`;
-    `sweep` all of AXES, with the same changes to BASE and `--axes.seed 0 1 2` for other values;
-    `status`, `verify` and `gc` look after the store. Types and help come from the config.
+    `python STUDY.py run` computes BASE, with fields changed by `--seed 3`, `--target.widths 32`,
+    and variants by name: `--target cnn --target.filters 8`, `--attacks learned negative-loss`.
+    `sweep` computes all of AXES, with the same changes to BASE, and `--axes.FIELD` for an axis
+    more or for other values of one: `--axes.seed 0 1 2`, `--axes.target mlp cnn`,
+    `--axes.target.widths 32 64,32`. `status`, `verify` and `gc` look after the store. Types and
+    help come from the config.
 
     The process ends with 1 if a run failed or the store is damaged, 2 for a wrong command.
     """
     try:
         base = valid(base)
         expand(base, axes)
-        commands = _commands(base, axes)
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        before, options = choosing.split(given)
+        of_axes: list[choosing.Option] = []
+        if before[:1] in (["run"], ["sweep"]):
+            base, options = choosing.chosen(base, options)
+        if before[:1] == ["sweep"]:
+            of_axes, options = choosing.apart(options)
+            choosing.unaffected(axes, options)
         code = tyro.extras.subcommand_cli_from_dict(
-            commands,
+            _commands(base, axes, of_axes),
             prog=f"python {Path(sys.argv[0]).name}",
             description=f"The study {base.study!r}.",
-            args=arguments,
+            args=[*before, *(word for option in options for word in option.given)],
         )
     except (ConfigError, OSError, ValueError, ImportError) as error:
         _LOG.print(f"{error}", style="red", markup=False, highlight=False, soft_wrap=True)
@@ -53,10 +63,11 @@ def main(base: Config, axes: Axes = (), arguments: Sequence[str] | None = None) 
         sys.exit(code)
 
 
-def _commands(base: Config, axes: Axes) -> dict[str, Callable[..., Any]]:
+def _commands(
+    base: Config, axes: Axes, of_axes: Sequence[choosing.Option]
+) -> dict[str, Callable[..., Any]]:
     kind: Any = type(base)
     fields: Any = Annotated[kind, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
-    axis_type, renamed = _axis_type(base, axes)
 
     def run(config: Any, store: Path = STORE) -> int:
         """Compute one run: BASE, with the fields given here.
@@ -71,7 +82,6 @@ def _commands(base: Config, axes: Axes) -> dict[str, Callable[..., Any]]:
 
     def sweep_command(
         config: Any,
-        axes: Any,
         store: Path = STORE,
         shard: str = "1/1",
         launcher: Literal["here"] = "here",
@@ -80,13 +90,12 @@ def _commands(base: Config, axes: Axes) -> dict[str, Callable[..., Any]]:
 
         Args:
           config: Fields of BASE.
-          axes: Other values of the axes.
           store: Folder that keeps what was computed.
           shard: The part to compute, "2/4" for the second of four; for jobs of an array.
           launcher: Where the runs are computed: in this process.
         """
-        chosen, part = _chosen(axes, renamed), _shard(shard)
-        configs = shard_of(expand(config, chosen), part)
+        part = _shard(shard)
+        configs = shard_of(expand(config, choosing.swept(config, axes, of_axes)), part)
         launch = _LAUNCHERS[launcher]
 
         def work(store: Store, progress: Any) -> Any:
@@ -131,11 +140,15 @@ def _commands(base: Config, axes: Axes) -> dict[str, Callable[..., Any]]:
         _LOG.print(f"{len(found)} {verb}.", highlight=False)
         return 0
 
-    run.__annotations__["config"] = fields
-    sweep_command.__annotations__.update(config=fields, axes=axis_type)
-    run.__defaults__ = (base, STORE)
-    defaults = sweep_command.__defaults__ or ()
-    sweep_command.__defaults__ = (base, axis_type(), *defaults)
+    variants = choosing.help_of_variants(base)
+    for command, more in (
+        (run, (variants,)),
+        (sweep_command, (choosing.help_of_axes(axes), variants)),
+    ):
+        command.__annotations__["config"] = fields
+        command.__defaults__ = (base, *(command.__defaults__ or ()))
+        said, _, described = inspect.cleandoc(command.__doc__ or "").partition("\n\n")
+        command.__doc__ = "\n\n".join([said, *filter(None, more), described])
     return {
         "run": run,
         "sweep": sweep_command,
@@ -144,30 +157,6 @@ def _commands(base: Config, axes: Axes) -> dict[str, Callable[..., Any]]:
         "gc": gc_command,
         **showing.commands(base.study, STORE),
     }
-
-
-# --- Axes on the command line --------------------------------------------------------------------
-
-
-def _axis_type(base: Config, axes: Axes) -> tuple[Any, Mapping[str, str] | Axes]:
-    """A dataclass with a tuple of values for every axis whose values a command line can hold."""
-    if not isinstance(axes, Mapping):
-        return dataclasses.make_dataclass("Axes", [], frozen=True), axes
-    fields: list[Any] = []
-    for i, (name, values) in enumerate(axes.items()):
-        hint = value_of(base, name)[1]
-        simple = all(value is None or type(value) in (bool, int, float, str) for value in values)
-        shown = tyro.conf.arg(name=name) if simple else tyro.conf.Fixed
-        kind = Annotated[tuple[hint, ...] if simple else Any, shown]  # type: ignore[valid-type]
-        fields.append((f"axis_{i}", kind, dataclasses.field(default=tuple(values))))
-    renamed = {f"axis_{i}": name for i, name in enumerate(axes)}
-    return dataclasses.make_dataclass("Axes", fields, frozen=True), renamed
-
-
-def _chosen(found: Any, renamed: Mapping[str, str] | Axes) -> Axes:
-    if not isinstance(renamed, Mapping):
-        return renamed
-    return {str(name): getattr(found, field) for field, name in renamed.items()}
 
 
 def _shard(text: str) -> tuple[int, int]:
