@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxmeter import findings
 from jaxmeter.catalogue import Epoch
+from jaxmeter.experiment.runs import summarized
 from jaxmeter.metrics import MetricWarning, best_threshold, evaluate
 from jaxmeter.report import Budget, Row
 from jaxmeter.target import Source, TargetSpec
@@ -113,6 +114,7 @@ def finished_run(
         },
         "status.json": {"state": state, "error": "ValueError: NaN" if state == "failed" else None},
     }
+    files["summary.json"] = summarized(files["config.json"], files["results.json"])
     is_member = found[0].result.is_member
     arrays = findings.score_arrays(
         found, is_member, np.arange(2 * n) % 10, np.arange(2 * n)[::-1].copy()
@@ -123,7 +125,7 @@ def finished_run(
         (folder / file).write_text(json.dumps(value, indent=1, sort_keys=True))
     status["files"] = {
         file: hashlib.sha256((folder / file).read_bytes()).hexdigest()
-        for file in ("config.json", "results.json", "scores.npz")
+        for file in ("config.json", "results.json", "summary.json", "scores.npz")
     }
     (folder / "status.json").write_text(json.dumps(status))
     return folder

@@ -8,19 +8,22 @@ import os
 import re
 import shutil
 import statistics
-import time
 import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from stores import ATTACKS, finished_run, rows, run_name, small_study
 
+from jaxmeter import experiment
 from jaxmeter.experiment import finished, reopening, results, showing
 from jaxmeter.experiment.columns import varying
 from jaxmeter.experiment.events import TAGS
+from jaxmeter.experiment.locks import locked
+from jaxmeter.experiment.mirror import Mirror
 from jaxmeter.experiment.tables import compared
 from jaxmeter.metrics import evaluate
 
@@ -129,7 +132,7 @@ def test_studies_keep_apart(tmp_path: Path):
         results.write(tmp_path, out=tmp_path / "x.parquet")
 
 
-# --- What is kept between readings is never stale -----------------------------------------------
+# --- Reading is never stale ----------------------------------------------------------------------
 
 
 def aucs(store: Path) -> dict[str, float]:
@@ -137,50 +140,27 @@ def aucs(store: Path) -> dict[str, float]:
     return dict(zip(table["run"].to_pylist()[::3], table["auc"].to_pylist()[::3], strict=True))
 
 
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files count as old at once."""
-    monkeypatch.setattr(finished, "_SETTLED", -1.0)
+def test_a_table_reads_the_small_files_alone(store: Path):
+    expected = results.tidy(store)
+    for run in (store / "runs").iterdir():
+        for name in ("results.json", "config.json", "scores.npz"):
+            (run / name).unlink()
+    assert results.tidy(store).equals(expected)
 
 
-def test_unchanged_runs_are_parsed_once(store: Path, monkeypatch: pytest.MonkeyPatch):
-    settled(monkeypatch)
-    first = results.tidy(store)
-    monkeypatch.setattr(finished, "_read", lambda folder: pytest.fail(f"{folder} parsed again"))
-    assert results.tidy(store).equals(first)
+def test_a_change_in_place_with_the_old_times_and_size_is_noticed(store: Path):
+    run = a_run(store)
+    path = run / "summary.json"
+    stat, content = path.stat(), path.read_bytes()
+    with path.open("r+b") as opened:
+        opened.write(content.replace(b'"negative loss"', b'"negative lass"'))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    with pytest.warns(finished.StoreWarning, match=f"{run.name}: summary.json was changed"):
+        assert len(aucs(store)) == 17
 
 
-def test_a_change_in_place_with_the_old_times_and_size_is_noticed(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-):
-    settled(monkeypatch)
-    before, run = aucs(store), a_run(store)
-    path, status = run / "results.json", run / "status.json"
-    for file, old, new in (
-        (path, b'"name": "negative loss"', b'"name": "negative lass"'),
-        (status, hashlib.sha256(path.read_bytes()).hexdigest().encode(), None),
-    ):
-        stat, content = file.stat(), file.read_bytes()
-        new = new or hashlib.sha256(path.read_bytes()).hexdigest().encode()
-        if file == status:
-            old = json.loads(content)["files"]["results.json"].encode()
-        with file.open("r+b") as opened:
-            opened.write(content.replace(old, new))
-        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-        assert (file.stat().st_size, file.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
-    assert aucs(store) == before
-    names = {row["run"]: row["attack"] for row in results.tidy(store).to_pylist()[::3]}
-    assert names[run.name] == "negative lass"
-
-
-def test_what_was_just_written_is_not_kept(store: Path):
-    """Two changes within a tick of the file system's clock have one stamp."""
-    aucs(store)
-    assert not (store / "studies" / "sizes" / ".read.parquet").exists()
-
-
-def test_swapped_folders_are_noticed(store: Path, monkeypatch: pytest.MonkeyPatch):
-    settled(monkeypatch)
-    aucs(store)
+def test_swapped_folders_are_noticed(store: Path):
     one, other = sorted((store / "runs").iterdir())[:2]
     one.rename(store / "aside")
     other.rename(one)
@@ -189,8 +169,7 @@ def test_swapped_folders_are_noticed(store: Path, monkeypatch: pytest.MonkeyPatc
         assert len(aucs(store)) == 16
 
 
-def test_removed_and_new_runs_are_seen(store: Path, monkeypatch: pytest.MonkeyPatch):
-    settled(monkeypatch)
+def test_removed_and_new_runs_are_seen(store: Path):
     before = aucs(store)
     run = a_run(store)
     shutil.rmtree(run)
@@ -200,20 +179,19 @@ def test_removed_and_new_runs_are_seen(store: Path, monkeypatch: pytest.MonkeyPa
     assert set(after) - set(before) == {run_name("sizes", {"seed": 77})}
 
 
-@pytest.mark.parametrize("damage", ["code", "bytes"])
-def test_a_cache_of_other_code_or_without_sense_is_not_read(
-    store: Path, monkeypatch: pytest.MonkeyPatch, damage: str
-):
-    settled(monkeypatch)
-    before = results.tidy(store)
-    if damage == "code":
-        monkeypatch.setattr(finished, "_CODE", "another")
-    else:
-        (store / "studies" / "sizes" / ".read.parquet").write_bytes(b"PAR1 nonsense")
-    read = []
-    genuine = finished._read
-    monkeypatch.setattr(finished, "_read", lambda f: read.append(f) or genuine(f))
-    assert results.tidy(store).equals(before) and len(read) == 18
+def test_a_run_that_is_written_meanwhile_is_read_again(store: Path, monkeypatch):
+    """Its status was read before, its summary after."""
+    run, genuine = a_run(store), finished._content
+
+    def content(folder: Path, name: str) -> bytes:
+        found = genuine(folder, name)
+        if folder.name == run.name and name == "status.json":
+            monkeypatch.undo()
+            changed(run, "summary.json", device="another")
+        return found
+
+    monkeypatch.setattr(finished, "_content", content)
+    assert "another" in results.tidy(store)["device"].to_pylist()
 
 
 def test_a_store_that_cannot_be_written_is_read(store: Path, monkeypatch: pytest.MonkeyPatch):
@@ -231,9 +209,8 @@ def test_a_store_that_cannot_be_written_is_read(store: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
-        ("results.json", None, "results.json cannot be read"),
-        ("results.json", b"{}", "results.json was changed since it was written"),
-        ("config.json", b"", "config.json was changed"),
+        ("summary.json", None, "summary.json cannot be read"),
+        ("summary.json", b"{}", "summary.json was changed since it was written"),
         ("status.json", b"{", "status.json is no JSON"),
         ("cost.json", b"[]", "cost.json holds no JSON object"),
         ("cost.json", b"{}", "an entry is missing"),
@@ -250,9 +227,20 @@ def test_a_damaged_run_is_named_and_the_others_go_on(store: Path, file: str, con
     assert len(table) == 17 * 3 and run.name not in table["run"].to_pylist()
 
 
+def test_results_that_were_changed_make_no_report_and_no_events(store: Path, tmp_path: Path):
+    run = a_run(store)
+    (run / "results.json").write_bytes(b"{}")
+    assert len(results.tidy(store)) == 54, "the table has its own file"
+    (damaged,) = [r for r in finished.runs(store).finished if r.name == run.name]
+    with pytest.raises(finished.DamagedRun, match="results.json was changed"):
+        reopening.report(damaged)
+    with pytest.warns(finished.StoreWarning, match=f"{run.name} has no event files: results.json"):
+        assert len(results.write_events(store, "sizes", tmp_path)) == 17
+
+
 def test_a_newer_format_says_so(store: Path):
     run = a_run(store)
-    changed(run, "config.json", format=2)
+    changed(run, "summary.json", format=2)
     with pytest.warns(finished.StoreWarning, match="format 2, and this jaxmeter reads 1"):
         results.tidy(store)
 
@@ -264,14 +252,6 @@ def changed(run: Path, name: str, **values) -> None:
     status = json.loads((run / "status.json").read_bytes())
     status["files"][name] = hashlib.sha256(content).hexdigest()
     (run / "status.json").write_text(json.dumps(status))
-
-
-def test_a_curve_cut_out_is_all_that_is_cut_out():
-    tricky = {"name": 'a"roc": {b}', "roc": {"fpr": [0, 1]}, "x": [{"roc": 3}, '"roc":', "\\"]}
-    tricky |= {"history": [{"epoch": 1}, {"epoch": 2}], "y": [{"history": {"a": [1]}}, "history"]}
-    for indent in (None, 1):
-        lean = json.loads(finished._without_curves(json.dumps(tricky, indent=indent).encode()))
-        assert lean == {**tricky, "roc": {}, "history": []}
 
 
 def test_no_store_no_runs_no_study_nothing_finished(store: Path, tmp_path: Path):
@@ -532,15 +512,37 @@ def test_commands_show_what_is_there_and_say_what_is_damaged(store: Path, capsys
     assert commands["events"]() == 1
 
 
-def test_ten_thousand_runs_would_take_no_longer_than_seconds(store: Path, monkeypatch):
-    """The measurement is benchmarks/results.py; here that a later table reads no run's files."""
-    settled(monkeypatch)
-    results.tidy(store)
-    genuine, opened = finished._content, []
-    monkeypatch.setattr(finished, "_content", lambda *a: opened.append(a) or genuine(*a))
-    start = time.perf_counter()
-    results.tidy(store)
-    assert not opened and time.perf_counter() - start < 5
+# --- A store at a URL ----------------------------------------------------------------------------
+
+
+def test_a_store_at_a_url_is_shown_as_it_is_there(study: Path, tmp_path: Path, monkeypatch, capsys):
+    mirror = Mirror(f"memory://{tmp_path.name}/a store")
+    for run in list((study / "runs").iterdir())[:6]:
+        mirror.replace(run, f"runs/{run.name}", "status.json")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    table = results.tidy(mirror.url)
+    assert len(table) == 18 and experiment.opened(mirror.url).path.is_relative_to(tmp_path)
+    commands = showing.commands("sizes", Path(mirror.url))  # as the command line hands it over
+    assert commands["table"]() == 0 and commands["events"]() == 0
+    assert commands["plot"](metrics=("auc",), attacks=("learned",)) == 0
+    assert commands["index"](reports=False) == 0
+    place = Path("jaxmeter-studies", "sizes")
+    assert str(place / "index.html") in capsys.readouterr().out
+    assert {path.name for path in place.iterdir()} == {
+        *("results.parquet", "table.md", "table.csv", "table.tex"),
+        *("figures", "events", "index.html"),
+    }
+    there = fsspec.filesystem("memory")
+    assert not any("studies" in path for path in there.find(f"/{tmp_path.name}"))
+
+    # Another machine writes a run again: what is here is not older than what is there.
+    again = Path(shutil.copytree(a_run(study), tmp_path / a_run(study).name))
+    changed(again, "summary.json", device="another")
+    mirror.replace(again, f"runs/{again.name}", "status.json")
+    assert "another" in results.tidy(mirror.url)["device"].to_pylist()
+    with locked(experiment.opened(mirror.url).lock("runs", again.name)):  # a run at work
+        assert len(results.tidy(mirror.url)) >= 18
 
 
 # --- A real sweep --------------------------------------------------------------------------------
@@ -549,7 +551,6 @@ def test_ten_thousand_runs_would_take_no_longer_than_seconds(store: Path, monkey
 def test_a_sweep_is_shown_by_its_study_s_commands(tmp_path: Path, capsys):
     """Four runs on digits, from the command line to the page."""
     import jaxmeter as jm
-    from jaxmeter import experiment
 
     base = experiment.Config(
         study="tiny",

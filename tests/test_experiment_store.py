@@ -23,7 +23,7 @@ from jaxmeter import experiment
 from jaxmeter.experiment import locks, runs, upkeep
 from jaxmeter.experiment.store import Store, StoreError
 
-SAME = ("config.json", "results.json", "scores.npz")
+SAME = ("config.json", "results.json", "summary.json", "scores.npz")
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +276,16 @@ def test_a_store_without_the_right_to_write_can_be_read(config):
         assert done.state == "done" and "cannot be written" in str(failed.error)
 
 
+def test_a_file_system_without_locks_is_refused(config, tmp_path, monkeypatch):
+    def flock(file: int, kind: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(locks.fcntl, "flock", flock)
+    made = runs.attempt(config, tmp_path)
+    assert made.state == "failed" and "has no locks (Function not imp" in str(made.error)
+    assert not list(tmp_path.glob("stages/*/*"))
+
+
 # --- Cleaned up ----------------------------------------------------------------------------------
 
 
@@ -299,6 +309,25 @@ def test_gc_lists_and_removes_what_no_kept_run_refers_to(config, tmp_path):
     shutil.rmtree(other)
     assert len(runs.attempt(replace(config, known=20), store).computed) == 3
     assert files(other) == before
+
+
+def test_a_store_can_be_moved_and_its_name_does_not_matter(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = tmp_path / "données 1" / "ä b.keras"
+    data.parent.mkdir()
+    shutil.copy(config.target.path, data)
+    config = replace(config, target=experiment.TargetFile(path=data))
+    first = experiment.run(config, tmp_path / "a store, é")
+    expected = files(first)
+    moved = (tmp_path / "a store, é").rename(tmp_path / "elsewhere")
+    again = runs.attempt(config, moved)
+    assert (again.state, again.computed, again.cached) == ("done", (), ())
+    shutil.rmtree(moved / "runs" / first.name)
+    assert runs.attempt(config, moved).computed == () and experiment.verify(moved) == ()
+    assert files(moved / "runs" / first.name) == expected
+    there = f"file://{tmp_path}/at a URL"
+    assert runs.attempt(config, Path(there)).state == "done"
+    assert files(tmp_path / "at a URL" / "runs" / first.name) == expected
 
 
 def test_an_interrupted_run_is_seen_as_one(config, tmp_path):
@@ -352,3 +381,6 @@ def test_a_store_at_a_url_is_shared_by_working_copies(config, tmp_path, monkeypa
     here("six")  # what was broken off or damaged there is whole again
     there.rm(f"{root}/runs", recursive=True)
     assert len(runs.attempt(config, url).cached) == 6
+
+    there.rm(f"{root}/runs", recursive=True)  # stopped between its end and the upload
+    assert runs.attempt(config, url).cached == () and there.exists(f"{root}/runs/{first.run}")

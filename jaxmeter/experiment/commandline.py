@@ -74,7 +74,7 @@ def _commands(
 
         Args:
           config: Fields of BASE.
-          store: Folder that keeps what was computed.
+          store: Folder, or URL, that keeps what was computed.
         """
         outcomes = list(_watched(1, store, lambda s, p: [attempt(valid(config), s, progress=p)]))
         print(opened(store).runs / outcomes[0].run)
@@ -90,7 +90,7 @@ def _commands(
 
         Args:
           config: Fields of BASE.
-          store: Folder that keeps what was computed.
+          store: Folder, or URL, that keeps what was computed.
           shard: The part to compute, "2/4" for the second of four; for jobs of an array.
           launcher: Where the runs are computed: in this process.
         """
@@ -107,7 +107,7 @@ def _commands(
         """Say how far the study is.
 
         Args:
-          store: Folder that keeps what was computed.
+          store: Folder, or URL, that keeps what was computed.
         """
         return _show_status(base, axes, store)
 
@@ -115,7 +115,7 @@ def _commands(
         """Read every byte of the store and list what is damaged.
 
         Args:
-          store: Folder that keeps what was computed.
+          store: Folder, or URL, that keeps what was computed.
         """
         damages = verify(store)
         for damage in damages:
@@ -127,7 +127,7 @@ def _commands(
         """List what no run of this study as it is now, nor of any other study, refers to.
 
         Args:
-          store: Folder that keeps what was computed.
+          store: Folder, or URL, that keeps what was computed.
           remove: Remove it.
         """
         mine = {name_of(config) for config in expand(base, axes)}

@@ -3,6 +3,7 @@
 import datetime
 import secrets
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from jaxmeter.experiment.columns import number
-from jaxmeter.experiment.finished import Finished, document
+from jaxmeter.experiment.finished import DamagedRun, Finished, StoreWarning, document
 
 # A fit's history entry -> the tag in TensorBoard, where what is before the slash is one panel.
 TAGS = {"loss": "loss/fit", "select_loss": "loss/select", "select_auc": "auc/select"}
@@ -24,16 +25,20 @@ def write_events(runs: Sequence[Finished], out: str | PathLike[str]) -> list[Pat
     earlier call's files of the same runs are replaced, so no curve is there twice.
 
     Returns:
-      The folders written, in the order of runs and attacks; none for attacks without a fit.
+      The folders written, in the order of runs and attacks; none for attacks without a fit. A run
+      whose `results.json` is damaged has none, and is named in a `StoreWarning`.
 
     Raises:
-      DamagedRun: if a run's `results.json` cannot be read.
       OSError: if `out` may not be written.
     """
     place = Path(out)
     written = []
     for run in runs:
-        fits = list(_fits(run))
+        try:
+            fits = list(_fits(run))
+        except DamagedRun as damage:
+            warnings.warn(f"{run.name} has no event files: {damage}", StoreWarning, stacklevel=3)
+            continue
         if not fits:
             continue
         temporary = place / f".{run.name}.{secrets.token_hex(4)}.tmp"
@@ -50,7 +55,7 @@ def write_events(runs: Sequence[Finished], out: str | PathLike[str]) -> list[Pat
 
 
 def _fits(run: Finished) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    for row in document(run.folder, "results.json")["attacks"]:
+    for row in document(run, "results.json")["attacks"]:
         if row.get("history"):
             yield row["key"], row["history"]
 

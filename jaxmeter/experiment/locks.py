@@ -1,10 +1,13 @@
 """Locks between processes that a crash cannot leave held."""
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_NONE = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 class Busy(Exception):
@@ -23,6 +26,7 @@ def locked(
 
     Raises:
       Busy: if another process holds it and `wait` is False. `waiting` is called before waiting.
+      OSError: if the file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
@@ -37,6 +41,16 @@ def locked(
                 if waiting is not None:
                     waiting()
                 fcntl.flock(file, kind)
+            except OSError as error:
+                if error.errno in _NONE:
+                    raise OSError(
+                        error.errno,
+                        f"the file system of {path} has no locks ({error.strerror}), so two "
+                        "processes could spoil what the other writes. Mount it with locks "
+                        "(Lustre: -o flock; NFS: its lock daemon), or put the store elsewhere, "
+                        "a file:// URL included",
+                    ) from error
+                raise
             if not _is_still(path, file):  # somebody cleaned up while we waited
                 continue
             yield

@@ -4,11 +4,12 @@ import hashlib
 import importlib.util
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)")
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):(/+)(.*)")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,15 @@ class Mirror:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             files.get_file(f"{root}/{name}", str(folder / name))
         return True
+
+    def contents(self, inner: Sequence[str]) -> dict[str, bytes]:
+        """What is in files, read at once where the file system can; without those not there."""
+        if not inner:
+            return {}
+        files, root = self._place("")
+        places = {f"{root}/{name}": name for name in inner}
+        found = files.cat(list(places), on_error="omit")
+        return {places[self._plain(path)]: content for path, content in found.items()}
 
     def publish(self, folder: Path, inner: str, last: str) -> None:
         """Uploads a folder, unless it is there."""
@@ -76,9 +86,16 @@ def url_of(place: str | os.PathLike[str]) -> str | None:
 
     >>> url_of("s3://bucket/store"), url_of(Path("s3://bucket/store")), url_of("a/store")
     ('s3://bucket/store', 's3://bucket/store', None)
+    >>> url_of(Path("file:///home/me/store"))
+    'file:///home/me/store'
     """
     found = _URL.fullmatch(os.fspath(place))
-    return f"{found[1]}://{found[2]}" if found else None
+    if found is None:
+        return None
+    scheme, slashes, rest = found.groups()
+    if len(slashes) == 1:  # a path has made one of several
+        slashes = "///" if scheme in ("file", "local") else "//"
+    return f"{scheme}:{slashes}{rest}"
 
 
 def working_copy(url: str) -> Path:

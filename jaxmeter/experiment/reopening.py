@@ -34,7 +34,7 @@ def scores(run: Finished) -> Scores:
       DamagedRun: if it is missing, cut off, or lacks an array.
     """
     try:
-        content = checked(run.folder, "scores.npz", {"scores.npz": run.scores})
+        content = checked(run.folder, "scores.npz", run.hashes)
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             names = [str(name) for name in file["attacks"]]
             keys = [str(key) for key in file["keys"]]
@@ -78,7 +78,7 @@ def report(run: Finished) -> Report:
     Raises:
       DamagedRun: if `results.json`, `config.json` or `scores.npz` cannot be read.
     """
-    results, config = document(run.folder, "results.json"), document(run.folder, "config.json")
+    results, config = document(run, "results.json"), document(run, "config.json")
     held = scores(run)
     stages = run.cost["stages"]
     try:
@@ -113,7 +113,7 @@ def report(run: Finished) -> Report:
         seed=str(run.fields.get("seed", "not recorded")),
         signal_seconds=number((stages.get("signals") or {}).get("seconds")) or 0.0,
         signal_bytes=int((results.get("signals") or {}).get("bytes") or 0),
-        notes=tuple(run.notes),
+        notes=tuple(results["notes"]),
         versions=tuple(run.versions.items()),
         device=run.device,
         settings={"run": run.name, **{k: v for k, v in config["fields"].items() if k != "seed"}},

@@ -1,7 +1,8 @@
 """Reading a store: the tidy table of a study, comparisons, figures, pages, event files.
 
 Everything here reads finished runs, and writes only below `STORE/studies/<study>/` or where it is
-told to. What it writes can be removed and made again at any time.
+told to. For a store at a URL that folder is `jaxmeter-studies/<study>/` below the current one: of
+what is shown, nothing goes to the URL. What is written can be removed and made again at any time.
 """
 
 import warnings
@@ -35,7 +36,7 @@ def tidy(store: AnyStore, study: str | None = None) -> pa.Table:
     "config." before it.
 
     Args:
-      store: the store, or its folder.
+      store: the store, its folder or its URL.
       study: its name; None for all studies of the store.
 
     Returns:
@@ -56,7 +57,7 @@ def write(
     """Writes the tidy table of each study as one Parquet file, whole or not at all.
 
     Args:
-      store: the store, or its folder.
+      store: the store, its folder or its URL.
       study: its name; None for every study of the store.
       out: the file, for one study; None for `STORE/studies/<study>/results.parquet`.
 
@@ -115,7 +116,7 @@ def plot(
     """Draws ROC families, and each metric against each swept field, as PNG and SVG.
 
     Args:
-      store: the store, or its folder.
+      store: the store, its folder or its URL.
       study: its name.
       out: a folder; None for `STORE/studies/<study>/figures`.
       by: columns that tell configurations apart; None as for `table`.
@@ -163,7 +164,7 @@ def index(
     report; it can be moved together with its folder `reports`.
 
     Args:
-      store: the store, or its folder.
+      store: the store, its folder or its URL.
       study: its name.
       out: a folder; None for `STORE/studies/<study>`.
       reports: whether to write reports that are missing or out of date, a second or two each.

@@ -26,7 +26,9 @@ from jaxmeter.experiment.stages import Made, Progress
 from jaxmeter.experiment.store import Store, opened
 from jaxmeter.experiment.writing import FORMAT, encoded, replace, sha256
 
-CONFIG, COST, STATUS = "config.json", "cost.json", "status.json"
+CONFIG, COST, STATUS, SUMMARY = "config.json", "cost.json", "status.json", "summary.json"
+# What a table never shows of an attack, and what makes most of results.json.
+_LONG = ("roc", "history", "auc_minus_reference")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +63,13 @@ def run(
 
     Args:
       config: what to run.
-      store: the folder that keeps what was computed.
+      store: the folder, or URL, that keeps what was computed.
       progress: called as `progress(stage, done, total)`.
       wait: whether to wait for another process that does the same run.
 
     Returns:
-      The run's folder: config.json, results.json, scores.npz, the same bytes whenever and however
-      often interrupted; cost.json and status.json.
+      The run's folder: config.json, results.json, summary.json and scores.npz, the same bytes
+      whenever and however often interrupted; cost.json and status.json.
 
     Raises:
       ConfigError: for a config that is not valid.
@@ -128,8 +130,10 @@ def _once(config: Config, store: Store, *, progress: Progress | None, wait: bool
     """The run's entries; empty if the run was done already."""
     contents, name = contents_of(config), name_of(config)
     folder = store.runs / name
-    fetch(store, (name,))
+    there = fetch(store, (name,))
     if is_done(store, config, name):
+        if store.mirror is not None and name not in there:  # it was stopped before the upload
+            store.mirror.replace(folder, f"runs/{name}", STATUS)
         return Made()
 
     def waiting() -> None:
@@ -143,11 +147,14 @@ def _once(config: Config, store: Store, *, progress: Progress | None, wait: bool
         started, start, made = datetime.now(UTC), time.perf_counter(), Made()
         try:
             stages.make(config, store, contents, made=made, progress=progress)
-            files = _described(config, name, contents)
+            described = _described(config, name, contents)
             results = json.loads((made["metrics"].folder / RESULTS).read_bytes())
-            results = {"tool": "jaxmeter", "format": FORMAT, "run": name, **results}
-            files[RESULTS] = encoded(results)
-            files[SCORES] = (made["metrics"].folder / SCORES).read_bytes()
+            files = {
+                CONFIG: encoded(described),
+                RESULTS: encoded({**_head(name), **results}),
+                SUMMARY: encoded(summarized(described, results), indent=None),
+                SCORES: (made["metrics"].folder / SCORES).read_bytes(),
+            }
             for file, content in files.items():
                 replace(folder / file, content)
             cost = {
@@ -184,11 +191,13 @@ def _names(made: Made) -> list[str]:
     return [entry.name for entry in made.values()]
 
 
-def _described(config: Config, name: str, contents: Mapping[str, str]) -> dict[str, bytes]:
-    described = {
-        "tool": "jaxmeter",
-        "format": FORMAT,
-        "run": name,
+def _head(name: str) -> dict[str, Any]:
+    return {"tool": "jaxmeter", "format": FORMAT, "run": name}
+
+
+def _described(config: Config, name: str, contents: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        **_head(name),
         "study": config.study,
         "config": plain(config),
         "fields": flat(config),
@@ -198,7 +207,18 @@ def _described(config: Config, name: str, contents: Mapping[str, str]) -> dict[s
         "code": stages.code(config),
         "surroundings": surroundings(),
     }
-    return {CONFIG: encoded(described)}
+
+
+def summarized(described: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
+    """What a table shows of a run: its config's fields and its figures, without curves."""
+    kept = ("study", "fields", "versions", "device")
+    attacks = [{k: v for k, v in row.items() if k not in _LONG} for row in results["attacks"]]
+    return {
+        **_head(described["run"]),
+        **{name: described[name] for name in kept},
+        "attacks": attacks,
+        "accuracy": results["accuracy"],
+    }
 
 
 def _more_versions() -> dict[str, str]:
@@ -237,7 +257,7 @@ def is_done(store: Store, config: Config, name: str) -> bool:
         if status["state"] != "done":
             return False
         hashes = status["files"]
-        if set(hashes) != {CONFIG, RESULTS, SCORES} or not (folder / COST).is_file():
+        if set(hashes) != {CONFIG, RESULTS, SUMMARY, SCORES} or not (folder / COST).is_file():
             return False
         if any(sha256(folder / file) != wanted for file, wanted in hashes.items()):
             store.say(f"{name} was changed since it was written; it is put together again.")
@@ -263,17 +283,28 @@ def status(study: str, store: Store | str | os.PathLike[str]) -> tuple[Outcome, 
     return tuple(_seen(store, name) for name in _names_in(store, study))
 
 
-def fetch(store: Store, names: Sequence[str] | None = None) -> None:
-    """Brings runs (None: all) that a store at a URL has, and its working copy has not, here."""
+def fetch(store: Store, names: Sequence[str] | None = None) -> set[str]:
+    """Makes runs (None: all) in the working copy of a store at a URL what they are at the URL.
+
+    Runs that this machine is at are left as they are.
+
+    Returns:
+      Those that are at the URL.
+    """
     if store.mirror is None:
-        return
-    for name in store.mirror.names("runs") if names is None else names:
+        return set()
+    names = store.mirror.names("runs") if names is None else names
+    found = store.mirror.contents([f"runs/{name}/{STATUS}" for name in names])
+    there = {name for name in names if f"runs/{name}/{STATUS}" in found}
+    for name in sorted(there):
         folder = store.runs / name
-        with contextlib.suppress(OSError, ValueError):
-            if json.loads((folder / STATUS).read_bytes())["state"] == "done":
+        with contextlib.suppress(OSError):
+            if (folder / STATUS).read_bytes() == found[f"runs/{name}/{STATUS}"]:
                 continue
-        with locked(store.lock("runs", name)):
+        with contextlib.suppress(Busy), locked(store.lock("runs", name), wait=False):
+            (folder / STATUS).unlink(missing_ok=True)  # until all files are there
             store.mirror.fetched(f"runs/{name}", STATUS, folder)
+    return there
 
 
 def _names_in(store: Store, study: str | None) -> Iterator[str]:

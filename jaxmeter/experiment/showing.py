@@ -31,10 +31,11 @@ def commands(study: str, default: Path) -> dict[str, Callable[..., Any]]:
         Writes the tidy table, results.parquet, and this one as table.md, table.csv and table.tex.
 
         Args:
-          store: Folder that keeps what was computed.
+          store: Folder, or URL, that keeps what was computed.
           by: Columns that tell configurations apart; by default what varies, without the seed.
           metrics: Columns to compare, e.g. auc tpr_at_0.01 epsilon seconds.
-          out: Folder to write to; by default studies/STUDY in the store.
+          out: Folder to write to; by default studies/STUDY in the store,
+            for one at a URL jaxmeter-studies/STUDY here.
         """
         from jaxmeter.experiment import finished, results
         from jaxmeter.experiment.tables import compared
@@ -60,11 +61,12 @@ def commands(study: str, default: Path) -> dict[str, Callable[..., Any]]:
         """Draw ROC curves, and metrics against what was swept, as PNG and SVG.
 
         Args:
-          store: Folder that keeps what was computed.
+          store: Folder, or URL, that keeps what was computed.
           by: Columns that tell configurations apart; by default what varies, without the seed.
           metrics: Columns to draw, e.g. auc tpr_at_0.01.
           attacks: Names of attacks to draw.
-          out: Folder to write to; by default studies/STUDY/figures in the store.
+          out: Folder to write to; by default studies/STUDY/figures in the store,
+            for one at a URL jaxmeter-studies/STUDY/figures here.
         """
         from jaxmeter.experiment import results
 
@@ -79,9 +81,10 @@ def commands(study: str, default: Path) -> dict[str, Callable[..., Any]]:
         """Write the study as HTML: an index, and a report for every run.
 
         Args:
-          store: Folder that keeps what was computed.
+          store: Folder, or URL, that keeps what was computed.
           reports: Write the runs' reports, where they are missing or out of date.
-          out: Folder to write to; by default studies/STUDY in the store.
+          out: Folder to write to; by default studies/STUDY in the store,
+            for one at a URL jaxmeter-studies/STUDY here.
         """
         from jaxmeter.experiment import results
 
@@ -93,8 +96,9 @@ def commands(study: str, default: Path) -> dict[str, Callable[..., Any]]:
         """Write TensorBoard event files of all fits; prints the folder for `--logdir`.
 
         Args:
-          store: Folder that keeps what was computed.
-          out: Folder to write to; by default studies/STUDY/events in the store.
+          store: Folder, or URL, that keeps what was computed.
+          out: Folder to write to; by default studies/STUDY/events in the store,
+            for one at a URL jaxmeter-studies/STUDY/events here.
         """
         from jaxmeter.experiment import finished, results
 

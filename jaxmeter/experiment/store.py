@@ -95,6 +95,11 @@ class Store:
         """The folder of runs."""
         return self.path / "runs"
 
+    @property
+    def name(self) -> str:
+        """What a user calls it: the URL, or the folder."""
+        return str(self.path) if self.mirror is None else self.mirror.url
+
     def folder(self, stage: str, key: str) -> Path:
         """Where an entry lies, if it is there."""
         return self.path / "stages" / stage / key

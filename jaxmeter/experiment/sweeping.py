@@ -42,7 +42,7 @@ def sweep(
     Args:
       base: see `expand`.
       axes: see `expand`.
-      store: the folder that keeps what was computed.
+      store: the folder, or URL, that keeps what was computed.
       launcher: how the runs get done.
       shard: `(i, n)` for the i-th of n parts, from 1, for jobs of an array; the parts depend on
         nothing but `base` and `axes`.

@@ -69,9 +69,9 @@ def replace(path: Path, content: bytes) -> None:
         raise
 
 
-def encoded(value: Any) -> bytes:
-    """A value as JSON, the same bytes for the same value."""
-    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+def encoded(value: Any, *, indent: int | None = 1) -> bytes:
+    """A value as JSON, the same bytes for the same value; in one line without indent."""
+    text = json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
