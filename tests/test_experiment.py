@@ -416,6 +416,23 @@ def test_failed_runs_are_listed_and_the_others_finish(config, tmp_path, capsys):
     )
 
 
+def test_a_stage_that_failed_is_tried_once_a_sweep(config, tmp_path):
+    broken = replace(config, target=Own(fault="raises"))
+    axes = {"known": (None, 20), "target.width": (8, 9)}
+    for sweeps in (1, 2):
+        outcomes = experiment.sweep(broken, axes, tmp_path).outcomes
+        messages = {outcome.error for outcome in outcomes}
+        assert messages == {"RuntimeError: the recipe is broken in two lines (in stage target)"}
+        assert [outcome.state for outcome in outcomes] == ["failed"] * 4
+        lines = map(json.loads, (tmp_path / "journal.jsonl").read_text().splitlines())
+        begun = [line for line in lines if line["stage"] == "target"]
+        assert len(begun) == 2 * sweeps, "once a target, and again by the next sweep"
+    kept = json.loads((tmp_path / "runs" / outcomes[2].run / "status.json").read_bytes())
+    assert kept["error"] in messages and "FailedBefore" in kept["traceback"]
+    assert experiment.attempt(broken, tmp_path).state == "failed"
+    assert len((tmp_path / "journal.jsonl").read_text().splitlines()) == 7, "a run tries again"
+
+
 def test_fields_and_axes_change_on_the_command_line(config, tmp_path, capsys):
     axes = {"seed": (0, 1, 2), "known": (None, 20)}
     store = ["--store", str(tmp_path)]

@@ -187,7 +187,7 @@ def _watched(count: int, path: Path, work: Callable[[Store, Any], Any]) -> Any:
         def progress(name: str, done: int, total: int) -> None:
             bars.update(stage, description=name, completed=done, total=total)
 
-        for i, outcome in enumerate(work(opened(path, say), progress), start=1):
+        for i, outcome in enumerate(work(opened(path, say).for_a_sweep(), progress), start=1):
             bars.update(runs, completed=i)
             line = f"{i}/{count} {outcome.run} {outcome.state}"
             if outcome.state == "done":

@@ -23,7 +23,7 @@ from jaxmeter.experiment.fingerprint import content_of, digest, surroundings
 from jaxmeter.experiment.locks import Busy, is_held, locked
 from jaxmeter.experiment.scoring import RESULTS, SCORES
 from jaxmeter.experiment.stages import Made, Progress
-from jaxmeter.experiment.store import Store, opened
+from jaxmeter.experiment.store import FailedBefore, Store, opened
 from jaxmeter.experiment.writing import FORMAT, encoded, replace, sha256
 
 CONFIG, COST, STATUS, SUMMARY = "config.json", "cost.json", "status.json", "summary.json"
@@ -242,7 +242,7 @@ def _line(error: BaseException) -> str:
     """An error in a line, with the stage it was raised in."""
     notes = [note for note in getattr(error, "__notes__", []) if note.startswith("in stage ")]
     text = re.sub(r"\s+", " ", str(error)).strip()
-    kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+    kind = "" if isinstance(error, ConfigError | FailedBefore) else f"{type(error).__name__}: "
     return f"{kind}{text}{f' ({notes[0]})' if notes else ''}"
 
 

@@ -15,7 +15,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +39,10 @@ _READ_ONLY = (13, 30)  # EACCES, EROFS
 
 class StoreError(OSError):
     """The store cannot be used as asked."""
+
+
+class FailedBefore(Exception):
+    """A stage failed in this sweep already, for another run; the text says how."""
 
 
 class Damage(NamedTuple):
@@ -82,13 +86,19 @@ class Store:
       path: the folder; made when first written to.
       say: told what a user should know: damage, waiting.
       mirror: where the store really is, if the folder is a working copy of it; see `opened`.
+      failures: what a sweep has seen to fail, by entry; None outside of one. Never written down.
     """
 
     path: Path
     say: Callable[[str], None] = field(default=lambda text: None, compare=False)
     mirror: Mirror | None = None
+    failures: dict[str, str] | None = field(default=None, compare=False, repr=False)
     _known: dict[str, tuple[Any, Entry]] = field(default_factory=dict, compare=False, repr=False)
     _sent: set[str] = field(default_factory=set, compare=False, repr=False)
+
+    def for_a_sweep(self) -> "Store":
+        """The same store, which computes no stage again that fails meanwhile."""
+        return replace(self, failures={})
 
     @property
     def runs(self) -> Path:
@@ -120,12 +130,15 @@ class Store:
             one entry at once; whatever it raises, nothing is left of it.
 
         Raises:
+          FailedBefore: if it was tried in this sweep, and failed.
           StoreError: if it has to be computed and the store cannot be written.
         """
         key = digest({"stage": stage, **ingredients})
         found = self._read(stage, key)
         if isinstance(found, Entry):
             return self._published(found)
+        if self.failures and f"{stage}/{key}" in self.failures:
+            raise FailedBefore(self.failures[f"{stage}/{key}"])
         with self.writable(), self._locked(stage, key):
             found = self._read(stage, key)  # another process may have done it meanwhile
             if isinstance(found, Entry):
@@ -197,8 +210,10 @@ class Store:
             sync_folder(temporary)
             os.rename(temporary, place)
             sync_folder(place.parent)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
+            if self.failures is not None and _would_again(error):
+                self.failures[f"{stage}/{key}"] = f"{type(error).__name__}: {error}"
             raise
         self._journal("computed", stage, key)
         entry = Entry(stage, key, place, {n: f["sha256"] for n, f in files.items()}, seconds, False)
@@ -259,6 +274,12 @@ class Store:
 
     def _collecting(self) -> None:
         self.say(f"somebody is cleaning up {self.path}; waiting.")
+
+
+def _would_again(error: BaseException) -> bool:
+    """Whether a stage would fail again: not of what may pass, such as a full disk or memory."""
+    passing = isinstance(error, OSError | MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    return isinstance(error, Exception) and not passing
 
 
 def opened(

@@ -39,6 +39,8 @@ def sweep(
 ) -> Summary:
     """Runs a study; what is there already is not computed again, so this is also how to resume.
 
+    A stage that failed is not tried again for other runs that need it, but by the next sweep.
+
     Args:
       base: see `expand`.
       axes: see `expand`.
@@ -53,7 +55,7 @@ def sweep(
     """
     configs = shard_of(expand(base, axes), shard)
     outcomes = []
-    for outcome in launcher(configs, opened(store)):
+    for outcome in launcher(configs, opened(store).for_a_sweep()):
         outcomes.append(outcome)
         if done is not None:
             done(outcome)
