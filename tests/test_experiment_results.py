@@ -500,11 +500,16 @@ def test_event_files_hold_every_epoch_once(store: Path):
 # --- Commands ------------------------------------------------------------------------------------
 
 
-def test_commands_show_what_is_there_and_say_what_is_damaged(store: Path, capsys):
+def test_commands_show_what_is_there_and_say_what_is_damaged(store: Path, capsys, monkeypatch):
     commands = showing.commands("sizes", store)
     assert commands["table"]() == 0
     out = capsys.readouterr().out
-    assert "data.known" in out and "±" in out
+    assert "data.known" in out and out.count("±") == 3 * 18 + 1
+    monkeypatch.setattr(showing, "_MOST_LINES", 5)
+    assert commands["table"]() == 0
+    out, err = capsys.readouterr()
+    assert out.count("±") == 3 * 5 + 1 and "13 more configurations are in table.*" in err
+    assert (store / "studies" / "sizes" / "table.md").read_text().count("±") == 3 * 18 + 1
     assert (store / "studies" / "sizes" / "table.tex").exists()
     (a_run(store) / "cost.json").unlink()
     assert commands["table"](metrics=("auc",)) == 1

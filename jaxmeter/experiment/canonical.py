@@ -33,9 +33,9 @@ def checked(config: _T, name: str = "") -> _T:
     for field, hint in declared(kind).items():
         value = getattr(config, field)
         where = f"{name}.{field}" if name else field
-        fitted = _fitted(value, hint, where)
-        if fitted is not value:
-            changes[field] = fitted
+        same = fitted(value, hint, where)
+        if same is not value:
+            changes[field] = same
     return dataclasses.replace(config, **changes) if changes else config  # type: ignore[type-var]
 
 
@@ -50,13 +50,18 @@ def _declared(kind: Any) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
-def _fitted(value: Any, hint: Any, name: str) -> Any:
-    fits, fitted = _fit(value, hint, name)
+def fitted(value: Any, hint: Any, name: str) -> Any:
+    """The value of a field as its declared type.
+
+    Raises:
+      ConfigError: if it is of another one.
+    """
+    fits, same = _fit(value, hint, name)
     if not fits:
         raise ConfigError(
             f"{name} is {value!r}, {_article(type(value).__name__)}; it takes {in_words(hint)}."
         )
-    return fitted
+    return same
 
 
 def _article(noun: str) -> str:
@@ -71,9 +76,9 @@ def _fit(value: Any, hint: Any, name: str) -> tuple[bool, Any]:
     if origin in (typing.Union, types.UnionType):
         exact = [one for one in inside if isinstance(one, type) and type(value) is one]
         for one in (*exact, *inside):
-            fits, fitted = _fit(value, one, name)
+            fits, same = _fit(value, one, name)
             if fits:
-                return True, fitted
+                return True, same
         return False, value
     if origin is Literal:
         return any(value == one and type(value) is type(one) for one in inside), value
@@ -100,13 +105,13 @@ def _fit_tuple(value: Any, inside: tuple[Any, ...], name: str) -> tuple[bool, An
     hints = inside[:1] * len(value) if inside[1:] == (Ellipsis,) else inside
     if len(hints) != len(value):
         return False, value
-    fitted = [
+    each = [
         _fit(item, hint, f"{name}.{i}")
         for i, (item, hint) in enumerate(zip(value, hints))  # noqa: B905
     ]
-    if not all(fits for fits, _ in fitted):
+    if not all(fits for fits, _ in each):
         return False, value
-    items = tuple(item for _, item in fitted)
+    items = tuple(item for _, item in each)
     return True, value if all(a is b for a, b in zip(items, value, strict=True)) else items
 
 

@@ -309,7 +309,10 @@ def help_of_axes(axes: Axes) -> str:
     if not isinstance(axes, Mapping) and len(axes):
         return f"AXES is a list of {len(axes)} runs."
     named = dict(axes) if isinstance(axes, Mapping) else {}
-    names = ", ".join(f"{name} ({plural(len(values), 'value')})" for name, values in named.items())
+    names = ", ".join(
+        f"{name} ({plural(len(values), 'value')})" if isinstance(values, Sequence) else name
+        for name, values in named.items()
+    )
     return (
         f"AXES: {names or 'none'}. Any field can be an axis, or have other values: --axes.seed 0 1 "
         "2, --axes.target.widths 32 64,32 (a tuple's parts with commas), --axes.target mlp cnn."

@@ -41,7 +41,6 @@ def main(base: Config, axes: Axes = (), arguments: Sequence[str] | None = None) 
     """
     try:
         base = valid(base)
-        expand(base, axes)
         given = sys.argv[1:] if arguments is None else list(arguments)
         before, options = choosing.split(given)
         of_axes: list[choosing.Option] = []
@@ -215,9 +214,9 @@ def _failures(outcomes: Sequence[Outcome]) -> int:
 
 def _show_status(base: Config, axes: Axes, store: Path) -> int:
     seen = {outcome.run: outcome for outcome in status(base.study, store)}
-    wanted = [name_of(config) for config in expand(base, axes)]
+    wanted = dict.fromkeys(name_of(config) for config in expand(base, axes))
     rows = [seen.get(name, Outcome(run=name, state="not begun")) for name in wanted]
-    others = [outcome for name, outcome in seen.items() if name not in set(wanted)]
+    others = [outcome for name, outcome in seen.items() if name not in wanted]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for head in ("State", "Of the sweep", "Other runs"):
         table.add_column(head, justify="left" if head == "State" else "right")

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from jaxmeter.catalogue import TRAINING_FREE, AnyAttack, Blind, Learned, check_names
-from jaxmeter.experiment.canonical import ConfigError, checked, replaced, to_json
+from jaxmeter.experiment.canonical import (
+    ConfigError,
+    checked,
+    fitted,
+    replaced,
+    to_json,
+    value_of,
+)
 from jaxmeter.experiment.datasets import AnyData, Digits
 from jaxmeter.experiment.recipes import Cnn, Mlp
 from jaxmeter.signals import SignalSpec
@@ -94,7 +101,10 @@ def valid(config: _C) -> _C:
     """
     if not (dataclasses.is_dataclass(config) and isinstance(config, Config)):
         raise ConfigError(f"a run is an experiment.Config; this is a {type(config).__name__}.")
-    config = checked(config)
+    return _in_range(checked(config))
+
+
+def _in_range(config: _C) -> _C:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", config.study):
         raise ConfigError(
             f"study is {config.study!r}; it names files, so it is of letters, digits, '-' and '_'."
@@ -124,6 +134,7 @@ def expand(base: _C, axes: Axes = ()) -> tuple[_C, ...]:
     >>> [c.target.widths for c in expand(base, {"target.widths": ((8,), (16,))})]
     [(8,), (16,)]
     """
+    base = valid(base)
     changes: list[Mapping[str, Any]]
     if isinstance(axes, Mapping):
         for name, values in axes.items():
@@ -137,8 +148,8 @@ def expand(base: _C, axes: Axes = ()) -> tuple[_C, ...]:
     runs: dict[str, _C] = {}
     for change in changes:
         config = base
-        for name, value in change.items():
-            config = replaced(config, name, value)
-        config = valid(config)
-        runs[to_json(config)] = config
+        for name, value in change.items():  # the other fields are BASE's, which are checked
+            hint = value_of(config, name)[1]
+            config = replaced(config, name, fitted(value, hint, name))
+        runs[to_json(_in_range(config))] = config
     return tuple(runs.values())

@@ -1,5 +1,6 @@
 """The commands of a study that show what its finished runs found."""
 
+import dataclasses
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from rich.console import Console
 # A function's own imports: they bring in matplotlib and pyarrow, which a sweep does not need.
 
 _LOG = Console(stderr=True)
+_MOST_LINES = 200  # printed: a second a thousand, and nobody reads more
 
 
 def commands(study: str, default: Path) -> dict[str, Callable[..., Any]]:
@@ -45,7 +47,11 @@ def commands(study: str, default: Path) -> dict[str, Callable[..., Any]]:
             tidied = results.tidy(store, study)
             comparison = compared(tidied, by=by, metrics=metrics)
             wide = None if sys.stdout.isatty() else 200
-            Console(width=wide).print(comparison.rich())
+            shown = dataclasses.replace(comparison, lines=comparison.lines[:_MOST_LINES])
+            Console(width=wide).print(shown.rich())
+            if len(shown.lines) < len(comparison.lines):
+                more = f"{len(comparison.lines) - _MOST_LINES:,} more configurations are in table.*"
+                _LOG.print(more, highlight=False)
             finished.replaced(place / "results.parquet", finished.parquet(tidied))
             results.write_table(comparison, place)
             _LOG.print(f"written to {place}", markup=False, highlight=False, soft_wrap=True)
