@@ -5,7 +5,7 @@
 Overhead of a run: its wall time less the time inside the stages' own computations. Measured with
 an empty store (cold), with all stages in the store but no run finished (warm, a new process'
 memory of them dropped), and with the runs finished. Then `status` of a store with so many finished
-runs, copies of one.
+runs, copies of one. On two cores of a server, Python 3.11: 32, 15 and 0.4 ms; 0.18 s.
 """
 
 import argparse

@@ -24,7 +24,7 @@ from jaxmeter.experiment.sweeping import shard_of
 from jaxmeter.metrics import MetricWarning
 from jaxmeter.streams import stream
 
-QUICK = jm.FitConfig(epochs=2, members=5)
+QUICK = jm.FitConfig(epochs=2, members=2, folds=2)
 
 
 @dataclass(frozen=True, kw_only=True)

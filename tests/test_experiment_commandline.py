@@ -102,6 +102,7 @@ def test_axes_have_the_types_of_their_fields(words, expected):
         ("--axes.target target-file", "a target-file needs path"),
         ("--axes.seed", "it takes a value or more"),
         ("--seed 3", "seed is an axis of this study.*--axes.seed"),
+        ("--attacks.1 entropy", "attacks.1 is an axis of this study"),
         ("--axes.known 3 --attacks.1.config.epochs 2", "attacks.1 is an axis"),
     ],
 )

@@ -68,27 +68,39 @@ def journal(store: Path) -> tuple[Counter, Counter]:
 # --- Killed --------------------------------------------------------------------------------------
 
 
-def killed(store: Path, target: str, plan: list) -> dict:
+def killed(store: Path, target: str, plan: list, compiled: Path | None = None) -> dict:
+    """What killing.py says; XLA's programs come from `compiled` if it is given, to save time."""
+    kept = {
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
     script = Path(__file__).with_name("killing.py")
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(script), str(store), target, json.dumps(plan)],
         capture_output=True,
         text=True,
         timeout=900,
-        env={**os.environ, "PYTHONPATH": str(script.parents[1])},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(script.parents[1]),
+            **(kept if compiled else {}),
+        },
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def check_killed(tmp_path: Path, target: str, kills: int, longest: float) -> None:
+def check_killed(
+    tmp_path: Path, target: str, kills: int, longest: float, compiled: Path | None = None
+) -> None:
     """24 runs, killed at random moments and file operations, against the same runs unbroken."""
     chance = random.Random(0)
     moments = [chance.uniform(0.1, longest) for _ in range(kills // 2)]
     operations = [str(chance.randint(1, 150)) for _ in range(kills // 2)]
     plan = [item for pair in zip(operations, moments, strict=True) for item in pair]
-    broken = killed(tmp_path / "broken", target, [*plan, None])
-    unbroken = killed(tmp_path / "unbroken", target, [None])
+    unbroken = killed(tmp_path / "unbroken", target, [None], compiled)
+    broken = killed(tmp_path / "broken", target, [*plan, None], compiled)
     ends = [end for (end,) in broken["ends"][:-1]]
     assert broken["ends"][-1] == unbroken["ends"][-1] == [0]
     assert broken["damage"] == []
@@ -103,8 +115,13 @@ def check_killed(tmp_path: Path, target: str, kills: int, longest: float) -> Non
     assert set(once) == set(begun) and set(once.values()) == {1}
 
 
-def test_a_sweep_killed_six_times_ends_in_the_same_bytes(tmp_path, target):
-    check_killed(tmp_path, str(target), kills=6, longest=2.5)
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("compiled")
+
+
+def test_a_sweep_killed_six_times_ends_in_the_same_bytes(tmp_path, target, compiled):
+    check_killed(tmp_path, str(target), kills=6, longest=0.8, compiled=compiled)
 
 
 @pytest.mark.study
@@ -113,8 +130,8 @@ def test_a_sweep_killed_twenty_times_ends_in_the_same_bytes(trains, longest, tmp
     check_killed(tmp_path, "train" if trains else str(target), kills=20, longest=longest)
 
 
-def test_two_sweeps_at_once_share_the_work(tmp_path, target):
-    found = killed(tmp_path / "store", str(target), [[None, None]])
+def test_two_sweeps_at_once_share_the_work(tmp_path, target, compiled):
+    found = killed(tmp_path / "store", str(target), [[None, None]], compiled)
     assert found == {"ends": [[0, 0]], "damage": []}
     begun, completed = journal(tmp_path / "store")
     assert set(begun.values()) == set(completed.values()) == {1}

@@ -44,11 +44,11 @@ def main(base: Config, axes: Axes = (), arguments: Sequence[str] | None = None) 
         given = sys.argv[1:] if arguments is None else list(arguments)
         before, options = choosing.split(given)
         of_axes: list[choosing.Option] = []
-        if before[:1] in (["run"], ["sweep"]):
-            base, options = choosing.chosen(base, options)
         if before[:1] == ["sweep"]:
             of_axes, options = choosing.apart(options)
             choosing.unaffected(axes, options)
+        if before[:1] in (["run"], ["sweep"]):
+            base, options = choosing.chosen(base, options)
         code = tyro.extras.subcommand_cli_from_dict(
             _commands(base, axes, of_axes),
             prog=f"python {Path(sys.argv[0]).name}",
