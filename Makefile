@@ -36,6 +36,8 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/intake.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/fitting.py
+	$(BIN)/python benchmarks/harness.py
+	$(BIN)/python benchmarks/results.py
 ifdef JAXMETER_DATA
 	$(BIN)/python benchmarks/location30.py --data $(JAXMETER_DATA)/location30.npz
 endif

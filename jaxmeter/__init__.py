@@ -2,6 +2,7 @@
 
 from jaxmeter import directions, metrics, scores, signals
 from jaxmeter.attack import Attack, Fitted, cross_fit, fit, inference_model
+from jaxmeter.auditing import audit
 from jaxmeter.catalogue import (
     TRAINING_FREE,
     Blind,
@@ -16,7 +17,6 @@ from jaxmeter.catalogue import (
     NegativeLoss,
 )
 from jaxmeter.data import Records, split
-from jaxmeter.experiment import audit
 from jaxmeter.gradients import Outer, gradient_norms, per_example_gradients
 from jaxmeter.intake import load_target
 from jaxmeter.metrics import AttackResult, evaluate

@@ -1,5 +1,6 @@
 """The attacks an audit can be asked to run, as frozen configs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -13,8 +14,8 @@ from jaxmeter import scores as score_of
 from jaxmeter.attack import decayed_adamw, inference_model
 from jaxmeter.attack import fit as fit_attack
 from jaxmeter.data import Records
-from jaxmeter.report import Epoch
-from jaxmeter.signals import Signals, SignalSpec, white_box
+from jaxmeter.signals import ResolvedSpec, Signals, SignalSpec, white_box
+from jaxmeter.streams import stream
 from jaxmeter.target import LOGITS, Target
 
 
@@ -23,6 +24,15 @@ class Part(NamedTuple):
 
     records: Records
     signals: Signals
+
+
+class Epoch(NamedTuple):
+    """One epoch of fitting a learned attack."""
+
+    epoch: int
+    loss: float
+    select_loss: float
+    select_auc: float
 
 
 class Found(NamedTuple):
@@ -243,3 +253,40 @@ AnyAttack = (
     | Blind
     | Learned
 )
+
+
+# --- The steps of an audit that one attack at a time takes ----------------------------------------
+
+
+def check_names(attacks: Sequence[AnyAttack]) -> None:
+    """Refuses a list of attacks that a report could not tell apart."""
+    names = [attack.name for attack in attacks]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"attacks are named {names}; give at least one, and each its own name.")
+
+
+def read_by(attack: AnyAttack, target: Target) -> ResolvedSpec | None:
+    """The signals an attack reads, in the target's names; only `target.spec` is looked at."""
+    spec = attack.reads(target)
+    return None if spec is None else spec.resolved(target)
+
+
+def union(reads: Sequence[ResolvedSpec | None], target: Target) -> ResolvedSpec:
+    """What to extract once for attacks that read these, and for the target's accuracy."""
+    wanted = SignalSpec().resolved(target)
+    for spec in reads:
+        wanted = wanted.union(spec) if spec else wanted
+    return wanted
+
+
+def found_by(
+    key: jax.Array,
+    attack: AnyAttack,
+    spec: ResolvedSpec | None,
+    fit: Part,
+    select: Part,
+    held: Part,
+) -> Found:
+    """What an attack finds, given no more of the signals than it reads."""
+    mine = (p._replace(signals=p.signals.only(spec)) if spec else p for p in (fit, select, held))
+    return attack.run(stream(key, f"attack: {attack.name}"), *mine)

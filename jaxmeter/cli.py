@@ -1,5 +1,6 @@
-"""The command line: `jaxmeter demo`, `jaxmeter audit` and `jaxmeter inspect`."""
+"""The command line: `jaxmeter demo`, `audit`, `inspect` and `sweep`."""
 
+import runpy
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -179,16 +180,47 @@ def inspect(
     )
 
 
+def sweep(study: tyro.conf.Positional[Path]) -> None:
+    """Run a study: "jaxmeter sweep STUDY.py" is "python STUDY.py sweep", options included.
+
+    Another of the study's commands follows the file: "jaxmeter sweep STUDY.py status". For all
+    options: "jaxmeter sweep STUDY.py --help".
+
+    Args:
+      study: The study's file, which ends by calling jaxmeter.experiment.main.
+    """
+    _study([str(study)])
+
+
+def _study(arguments: Sequence[str]) -> None:
+    """Runs a study's file as Python would, with these arguments."""
+    path, *rest = arguments
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no study {path!r}; name a Python file.")
+    named = bool(rest) and not rest[0].startswith("-")
+    before = sys.argv, sys.path[:]
+    sys.argv = [path, *([] if named else ["sweep"]), *rest]
+    sys.path.insert(0, str(Path(path).resolve().parent))
+    try:
+        runpy.run_path(path, run_name="__main__")
+    finally:
+        sys.argv, sys.path[:] = before
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `jaxmeter` command."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     warnings.simplefilter("ignore", MetricWarning)  # the report carries them as notes
     warnings.simplefilter("ignore", DataWarning)
     try:
+        if given[:1] == ["sweep"] and len(given) > 1 and not given[1].startswith("-"):
+            _study(given[1:])
+            return
         tyro.extras.subcommand_cli_from_dict(
-            {"demo": demo, "audit": audit, "inspect": inspect},
+            {"demo": demo, "audit": audit, "inspect": inspect, "sweep": sweep},
             prog="jaxmeter",
             description="Measure how much a trained classifier gives away about its training data.",
-            args=arguments,
+            args=given,
         )
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         _LOG.print(f"jaxmeter: {error}", style="red", markup=False, highlight=False, soft_wrap=True)

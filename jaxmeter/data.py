@@ -168,8 +168,13 @@ def content_ids(x: NDArray) -> NDArray:
     return np.unique(np.array(digests, dtype="V16"), return_inverse=True)[1].ravel()
 
 
-def read_npz(path: str | PathLike[str], *, n_classes: int | None = None) -> tuple[NDArray, NDArray]:
-    """Reads `x` and `y` from an `.npz` file, never unpickling anything.
+def read_npz(
+    path: str | PathLike[str],
+    *,
+    n_classes: int | None = None,
+    names: tuple[str, str] = ("x", "y"),
+) -> tuple[NDArray, NDArray]:
+    """Reads `x` and `y`, under these names, from an `.npz` file, never unpickling anything.
 
     Returns:
       `(x [n, ...], y [n])`, checked as `Records.of` does.
@@ -186,13 +191,13 @@ def read_npz(path: str | PathLike[str], *, n_classes: int | None = None) -> tupl
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("it holds a single array; save with np.savez(path, x=x, y=y).")
-            missing = [name for name in ("x", "y") if name not in archive.files]
+            missing = [name for name in names if name not in archive.files]
             if missing:
                 raise ValueError(
                     f"it has the arrays {archive.files} but no {' and no '.join(missing)}; "
-                    "save with np.savez(path, x=x, y=y)."
+                    f"save with np.savez(path, {names[0]}=x, {names[1]}=y)."
                 )
-            x, y = archive["x"], archive["y"]
+            x, y = (archive[name] for name in names)
     except (ValueError, OSError, EOFError, BadZipFile, KeyError) as error:
         hint = (
             " Pickled arrays are refused, since unpickling runs code: save plain numbers."

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # `report` imports this module; only the types are needed the
 INK, MUTED, RULE = "#1f2328", "#656d76", "#d0d7de"
 MEMBER, NONMEMBER = "#d55e00", "#0072b2"
 PALETTE = (NONMEMBER, MEMBER, "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-_DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
 _WIDTH = 5.8  # inches: small enough that text is still legible at the width of a phone
 _BINS, _LABELLED_CLASSES = 40, 30
 
@@ -36,7 +36,7 @@ def roc_figure(report: "Report") -> Figure:
     resolve are shaded.
     """
     legend_rows = math.ceil((len(report.rows) + 1) / 2)
-    figure, (ax,) = _grid(1, 1, height=4.7 + 0.2 * legend_rows)
+    figure, (ax,) = sheet(1, 1, height=4.7 + 0.2 * legend_rows)
     result, top = report.rows[0].result, find.best(report)
     smallest = result.resolvable_fpr
     left = 10 ** (math.log10(smallest) - 0.35)
@@ -86,7 +86,7 @@ def roc_figure(report: "Report") -> Figure:
     order = sorted(range(len(labels)), key=lambda i: -report.rows[i].result.auc)
     chance = Line2D([], [], color=MUTED, lw=1, ls=(0, (2, 2)))
     shown = [handles[i] for i in order], [labels[i] for i in order]
-    _legend(
+    set_legend(
         figure,
         [*shown[0], chance],
         [*shown[1], "chance (0.500)"],
@@ -106,7 +106,7 @@ def histogram_figure(report: "Report") -> Figure:
     """
     columns = min(2, len(report.rows))
     rows = math.ceil(len(report.rows) / columns)
-    figure, axes = _grid(rows, columns, height=2.15 * rows + 0.45)
+    figure, axes = sheet(rows, columns, height=2.15 * rows + 0.45)
     for ax, row in zip(axes, report.rows, strict=False):
         _histogram(ax, row)
     for ax in axes[len(report.rows) :]:
@@ -123,7 +123,7 @@ def histogram_figure(report: "Report") -> Figure:
     if any(_finite(row.result.threshold) for row in report.rows):
         handles.append(Line2D([], [], color=INK, lw=1, ls=(0, (4, 2))))
         labels.append("threshold (select part)")
-    _legend(figure, handles, labels, loc="outside upper left", ncols=3)
+    set_legend(figure, handles, labels, loc="outside upper left", ncols=3)
     return figure
 
 
@@ -138,7 +138,7 @@ def class_figure(report: "Report") -> Figure:
     aucs = np.array([risk.auc for risk in risks], float)
     bounds = np.array([risk.interval for risk in risks], float).reshape(-1, 2)
     few = len(risks) <= _LABELLED_CLASSES
-    figure, (ax,) = _grid(1, 1, height=0.27 * len(risks) + 1.3 if few else 4.0)
+    figure, (ax,) = sheet(1, 1, height=0.27 * len(risks) + 1.3 if few else 4.0)
     order = np.argsort(aucs, kind="stable")
     places = np.arange(len(order))
     if not len(risks):
@@ -178,7 +178,7 @@ def class_figure(report: "Report") -> Figure:
         ax.set_ylabel(name)
         ax.set_xticks([])
         ax.grid(True, axis="y", color=RULE, lw=0.6, alpha=0.7)
-    _legend(
+    set_legend(
         figure,
         [
             Line2D([], [], color=NONMEMBER, marker="o", ms=4, lw=2, alpha=0.8),
@@ -206,7 +206,7 @@ def exposed_figure(report: "Report", n: int = 16) -> Figure:
     records = find.exposed(report, find.best(report), n)
     columns = min(4, len(records))
     rows = math.ceil(len(records) / columns)
-    figure, axes = _grid(rows, columns, height=1.85 * rows)
+    figure, axes = sheet(rows, columns, height=1.85 * rows)
     pictures = _displayable(report.held.x, [record.row for record in records])
     for rank, (ax, record, picture) in enumerate(zip(axes, records, pictures, strict=False), 1):
         ax.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -225,7 +225,7 @@ def exposed_figure(report: "Report", n: int = 16) -> Figure:
 def history_figure(report: "Report") -> Figure:
     """Loss and select-part AUC by epoch for every attack that was fitted, and the epoch kept."""
     fitted = [row for row in report.rows if row.history]
-    figure, axes = _grid(max(1, len(fitted)), 2, height=2.1 * max(1, len(fitted)) + 0.5)
+    figure, axes = sheet(max(1, len(fitted)), 2, height=2.1 * max(1, len(fitted)) + 0.5)
     if not fitted:
         for ax in axes:
             ax.set_axis_off()
@@ -239,8 +239,8 @@ def history_figure(report: "Report") -> Figure:
         losses.plot(epochs, [e.select_loss for e in row.history], color=MEMBER, lw=1.5, **dot)
         aucs.plot(epochs, [e.select_auc for e in row.history], color=MEMBER, lw=1.5, **dot)
         aucs.axhline(0.5, color=MUTED, lw=1, ls=(0, (2, 2)))
-        _title(losses, row.name)
-        _title(aucs, "" if row.best_epoch is None else f"kept: epoch {row.best_epoch}")
+        set_title(losses, row.name)
+        set_title(aucs, "" if row.best_epoch is None else f"kept: epoch {row.best_epoch}")
         for ax, name in ((losses, "Loss (nats)"), (aucs, "AUC")):
             if row.best_epoch is not None:
                 ax.axvline(row.best_epoch, color=INK, lw=1, ls=(0, (4, 2)))
@@ -249,7 +249,7 @@ def history_figure(report: "Report") -> Figure:
             ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             if i == len(fitted) - 1:
                 ax.set_xlabel("Epoch")
-    _legend(
+    set_legend(
         figure,
         [
             Line2D([], [], color=NONMEMBER, lw=1.5),
@@ -317,7 +317,7 @@ def _histogram(ax: Axes, row: "Row") -> None:
     if threshold is not None and edges[0] <= threshold <= edges[-1]:
         ax.axvline(threshold, color=INK, lw=1, ls=(0, (4, 2)))
     ax.set_xlim(edges[0], edges[-1])
-    _title(ax, row.name)
+    set_title(ax, row.name)
 
 
 def _styles(report: "Report") -> dict[str, dict[str, Any]]:
@@ -328,13 +328,14 @@ def _styles(report: "Report") -> dict[str, dict[str, Any]]:
         row.name: {"color": MUTED, "ls": "-"} for row in report.rows if find.is_blind(row)
     }
     for i, row in enumerate(others, start=1):
-        dashes = _DASHES[i // len(PALETTE) % len(_DASHES)]
+        dashes = DASHES[i // len(PALETTE) % len(DASHES)]
         styles[row.name] = {"color": PALETTE[i % len(PALETTE)], "ls": dashes}
     styles[top.name] = {"color": PALETTE[0], "ls": "-"}
     return styles
 
 
-def _grid(rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
+def sheet(rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of empty axes in the house's style, row by row; height in inches."""
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     axes = [*figure.subplots(rows, columns, squeeze=False).flat]
     for ax in axes:
@@ -347,7 +348,8 @@ def _grid(rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def _legend(where: Any, handles: list, labels: list[str], **options: Any) -> None:
+def set_legend(where: Any, handles: list, labels: list[str], **options: Any) -> None:
+    """A legend of a figure or of axes, with the options of matplotlib's."""
     legend = where.legend(handles, labels, frameon=False, fontsize=9, labelcolor=INK, **options)
     legend.get_title().set(color=MUTED, size=8.5)
     legend._legend_box.align = "left"
@@ -355,7 +357,8 @@ def _legend(where: Any, handles: list, labels: list[str], **options: Any) -> Non
         text.set_parse_math(False)  # names come from users, and may hold a dollar sign
 
 
-def _title(ax: Axes, name: str, width: int = 28) -> None:
+def set_title(ax: Axes, name: str, width: int = 28) -> None:
+    """A name over axes, shortened to a width in letters."""
     title = ax.set_title(find.shortened(name, width), loc="left", size=9.5, color=INK)
     title.set_parse_math(False)
 

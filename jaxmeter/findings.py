@@ -8,7 +8,7 @@ import importlib.metadata
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +19,7 @@ from jaxmeter.metrics import AttackResult, Interval, MetricWarning, evaluate
 
 if TYPE_CHECKING:  # `report` imports this module; only the types are needed the other way.
     from jaxmeter.report import Report, Row
+    from jaxmeter.target import TargetSpec
 
 SCHEMA = 1
 FPRS = (0.01, 0.001)
@@ -94,10 +95,25 @@ def shortage(fpr: float) -> str:
     return f"needs {math.ceil(1 / fpr * (1 - 1e-12)):,} non-members"
 
 
-def score_keys(report: "Report") -> list[str]:
+def score_keys(rows: Sequence["Row"]) -> list[str]:
     """The arrays' names in scores.npz, one an attack, made of letters, digits and underscores."""
-    slugs = (re.sub(r"[^a-z0-9]+", "_", row.name.lower()).strip("_")[:40] for row in report.rows)
+    slugs = (re.sub(r"[^a-z0-9]+", "_", row.name.lower()).strip("_")[:40] for row in rows)
     return [f"scores_{i:02d}_{slug}".rstrip("_") for i, slug in enumerate(slugs)]
+
+
+def score_arrays(
+    rows: Sequence["Row"], is_member: NDArray, y: NDArray, held_index: NDArray
+) -> dict[str, NDArray]:
+    """What scores.npz holds: every attack's scores of the held-out records, and what these are."""
+    keys = score_keys(rows)
+    return {
+        "attacks": np.array([row.name for row in rows], dtype=np.str_),
+        "keys": np.array(keys, dtype=np.str_),
+        "is_member": is_member,
+        "y": y,
+        "held_index": held_index,
+        **{key: row.result.scores for key, row in zip(keys, rows, strict=True)},
+    }
 
 
 # --- Numbers as text.
@@ -214,7 +230,6 @@ def facts(report: "Report", verdict: dict[str, Any]) -> dict[str, Any]:
     """All figures of a report as dicts, lists, strings, finite numbers, bools and None."""
     top = best(report)
     (fit, select, held) = ({"members": m, "nonmembers": n} for m, n in report.parts)
-    source = report.target.source
     return plain(
         {
             "tool": "jaxmeter",
@@ -223,25 +238,11 @@ def facts(report: "Report", verdict: dict[str, Any]) -> dict[str, Any]:
             "verdict": verdict,
             "confidence": 0.95,
             "target": {
-                "input_shape": report.target.input_shape,
-                "n_classes": report.target.n_classes,
-                "input_dtype": report.target.input_dtype,
-                "layers": report.target.layers,
-                "variables": report.target.variables,
-                "source": {
-                    "route": source.route,
-                    "origin": source.origin,
-                    "logits": source.logits,
-                    "difference": source.difference,
-                    "versions": dict(source.versions),
-                },
+                **target_facts(report.target),
                 "accuracy": dict(zip(("members", "nonmembers"), report.accuracy, strict=True)),
             },
             "parts": {"fit": fit, "select": select, "held": held},
-            "attacks": [
-                {"key": key, **_attack(report, row)}
-                for key, row in zip(score_keys(report), report.rows, strict=True)
-            ],
+            "attacks": attack_facts(report.rows),
             "classes": {
                 "attack": top.name,
                 "fewest": _FEWEST_IN_CLASS,
@@ -268,8 +269,37 @@ def _installed() -> str | None:
         return None
 
 
-def _attack(report: "Report", row: "Row") -> dict[str, Any]:
-    result, budget, reference = row.result, row.budget, report.rows[0]
+def target_facts(spec: "TargetSpec") -> dict[str, Any]:
+    """What a target is and where it came from."""
+    source = spec.source
+    return plain(
+        {
+            "input_shape": spec.input_shape,
+            "n_classes": spec.n_classes,
+            "input_dtype": spec.input_dtype,
+            "layers": spec.layers,
+            "variables": spec.variables,
+            "source": {
+                "route": source.route,
+                "origin": source.origin,
+                "logits": source.logits,
+                "difference": source.difference,
+                "versions": dict(source.versions),
+            },
+        }
+    )
+
+
+def attack_facts(rows: Sequence["Row"]) -> list[dict[str, Any]]:
+    """All figures of every attack; the first is what the others are compared with."""
+    return [
+        plain({"key": key, **_attack(row, rows[0])})
+        for key, row in zip(score_keys(rows), rows, strict=True)
+    ]
+
+
+def _attack(row: "Row", reference: "Row") -> dict[str, Any]:
+    result, budget = row.result, row.budget
     tell = result.threshold is not None
     flagged = result.scores >= result.threshold if tell else None
     counts = {
@@ -295,6 +325,7 @@ def _attack(report: "Report", row: "Row") -> dict[str, Any]:
             **counts,
         },
         "tpr_at_fpr": [at_fpr(result, fpr) for fpr in FPRS],
+        "epsilon": result.epsilon(),
         "budget": {name: getattr(budget, name) for name in budget.__dataclass_fields__},
         "seconds": row.seconds,
         "best_epoch": row.best_epoch,

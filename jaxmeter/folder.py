@@ -125,25 +125,28 @@ def _write(report: "Report", folder: Path) -> None:
     facts = report.facts()
     text = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "results.json").write_bytes(text.encode("utf-8", "backslashreplace"))
-    keys = findings.score_keys(report)
-    arrays: dict[str, Any] = {
-        "attacks": np.array([row.name for row in report.rows], dtype=np.str_),
-        "keys": np.array(keys, dtype=np.str_),
-        "is_member": report.held.is_member,
-        "y": report.held.y,
-        "held_index": np.asarray(report.held_index),
-    }
-    arrays |= {key: row.result.scores for key, row in zip(keys, report.rows, strict=True)}
+    held, index = report.held, np.asarray(report.held_index)
+    arrays: dict[str, Any] = findings.score_arrays(report.rows, held.is_member, held.y, index)
     np.savez_compressed(folder / "scores.npz", **arrays)
     (folder / "figures").mkdir()
-    inline = {}
-    for name, figure in _drawn(report).items():
+    drawn = _drawn(report)
+    for name, figure in drawn.items():
         for suffix in _SUFFIXES:
-            written = _rendered(figure, suffix.removeprefix("."), fonttype="path")
+            written = rendered(figure, suffix.removeprefix("."), fonttype="path")
             (folder / "figures" / f"{name}{suffix}").write_bytes(written)
-        inline[name] = _rendered(figure, "svg", fonttype="none").decode()
-    html = page.page(facts, inline)
-    (folder / "report.html").write_bytes(html.encode("utf-8", "backslashreplace"))
+    (folder / "report.html").write_bytes(_html(facts, drawn))
+
+
+def html(report: "Report") -> bytes:
+    """The page of a report, as `Report.save` writes it."""
+    return _html(report.facts(), _drawn(report))
+
+
+def _html(facts: dict[str, Any], drawn: dict[str, Figure]) -> bytes:
+    inline = {
+        name: rendered(figure, "svg", fonttype="none").decode() for name, figure in drawn.items()
+    }
+    return page.page(facts, inline).encode("utf-8", "backslashreplace")
 
 
 def _drawn(report: "Report") -> dict[str, Figure]:
@@ -160,7 +163,7 @@ def _drawn(report: "Report") -> dict[str, Figure]:
     return drawn
 
 
-def _rendered(figure: Figure, kind: str, fonttype: str) -> bytes:
+def rendered(figure: Figure, kind: str, fonttype: str) -> bytes:
     """The figure's bytes, the same every time.
 
     Files have a white ground. In the page (`fonttype="none"`: text stays text) it is transparent.

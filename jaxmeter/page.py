@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxmeter.findings import clean, percent, plural, rate_name, shortened
 
-_CSS = (Path(__file__).parent / "page.css").read_text("utf-8")
+CSS = (Path(__file__).parent / "page.css").read_text("utf-8")
 # The figures' colours, which the page's style sheet sets for light and dark.
 _COLOURS = {
     "#1f2328": "ink",
@@ -42,7 +42,7 @@ def page(facts: dict[str, Any], figures: dict[str, str]) -> str:
         _section(
             "roc",
             "Trade-off between finding members and accusing others",
-            _figure("roc", figures, "ROC curves of all attacks on log-log axes"),
+            figure("roc", figures, "ROC curves of all attacks on log-log axes"),
             _p(
                 "Each curve says which share of the members an attack finds (up) for which share "
                 "of non-members wrongly accused (across); both axes are logarithmic, since an "
@@ -56,7 +56,7 @@ def page(facts: dict[str, Any], figures: dict[str, str]) -> str:
         _section(
             "scores",
             "Scores of members and non-members",
-            _figure("histograms", figures, "Histograms of scores by attack"),
+            figure("histograms", figures, "Histograms of scores by attack"),
             _p(
                 "Higher means “more likely a member”. The outermost bins also hold everything "
                 "beyond them; an axis is logarithmic where one bin holds more than half."
@@ -70,7 +70,7 @@ def page(facts: dict[str, Any], figures: dict[str, str]) -> str:
             _section(
                 "history",
                 "Fitting of the learned attacks",
-                _figure("history", figures, "Loss and AUC by epoch"),
+                figure("history", figures, "Loss and AUC by epoch"),
                 _p(
                     "The epoch kept was chosen on the select part. The AUC drawn here is the "
                     "select part's and, having been chosen, a little too high; the table's is not."
@@ -85,7 +85,7 @@ def page(facts: dict[str, Any], figures: dict[str, str]) -> str:
         '<meta name="color-scheme" content="light dark">\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "style-src 'unsafe-inline'; img-src data:\">\n"
-        f"<title>{_text(title)}</title>\n<style>\n{_CSS}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{_text(title)}</title>\n<style>\n{CSS}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(body)
         + f"\n</main>\n<footer>Written by jaxmeter {_text(facts['version'] or '')}. It shows "
         "held-out records, members among them: treat it as the training data itself.</footer>\n"
@@ -189,7 +189,7 @@ def _classes(facts: dict[str, Any], figures: dict[str, str]) -> str:
     return _section(
         "classes",
         "Risk by class",
-        _figure("classes", figures, "AUC within each class") if shown else "",
+        figure("classes", figures, "AUC within each class") if shown else "",
         _p(
             f"How well {facts['classes']['attack']} tells members of one class from non-members of "
             "the same class, with DeLong's 95% interval. An AUC within a class leaves out what the "
@@ -214,7 +214,7 @@ def _exposed(facts: dict[str, Any], figures: dict[str, str]) -> str:
         f"<tbody>\n{rows}\n</tbody></table></div>"
     )
     if "exposed" in figures:
-        picture = _figure("exposed", figures, "The records the attack is most sure of")
+        picture = figure("exposed", figures, "The records the attack is most sure of")
         table = f"{picture}<details><summary>The same as numbers</summary>{table}</details>"
     return _section(
         "exposed",
@@ -306,7 +306,7 @@ def _p(text: str) -> str:
     return f'<p class="caption">{_text(text)}</p>'
 
 
-def _figure(name: str, figures: dict[str, str], label: str) -> str:
+def figure(name: str, figures: dict[str, str], label: str) -> str:
     """The SVG without its file header, in the page's colours, its ids apart from other figures'."""
     svg = figures[name][figures[name].index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 from rich import box
@@ -15,6 +15,9 @@ from jaxmeter.data import Records
 from jaxmeter.findings import percent
 from jaxmeter.metrics import AttackResult
 from jaxmeter.target import TargetSpec
+
+if TYPE_CHECKING:  # Only for annotations: what a report is does not depend on how attacks work.
+    from jaxmeter.catalogue import Epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +43,6 @@ class Budget:
     parameters: tuple[str, ...] = ()
 
 
-class Epoch(NamedTuple):
-    """One epoch of fitting a learned attack."""
-
-    epoch: int
-    loss: float
-    select_loss: float
-    select_auc: float
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
     """One attack on the held-out records.
@@ -67,7 +61,7 @@ class Row:
     result: AttackResult
     budget: Budget
     seconds: float
-    history: tuple[Epoch, ...] = ()
+    history: "tuple[Epoch, ...]" = ()
     best_epoch: int | None = None
 
 

@@ -21,7 +21,7 @@ import jaxmeter as jm
 from jaxmeter import cli
 
 PAGES = ("README.md", "docs/sharp_edges.md")
-DOCUMENTS = (*PAGES, "docs/design.md", "CONTRIBUTING.md", "CHANGELOG.md")
+DOCUMENTS = (*PAGES, "docs/design.md", "docs/stores.md", "CONTRIBUTING.md", "CHANGELOG.md")
 DOCTESTS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 OPERATORS = "intake.onnx_ops"
@@ -94,15 +94,114 @@ ARROWS = {
     "page": {"findings"},
     "folder": {"figures", "findings", "page"},
     "report": {"data", "findings", "folder", "metrics", "target", "verdict"},
-    "catalogue": {"attack", "data", "report", "scores", "signals", "target"},
-    "experiment": {"catalogue", "data", "metrics", "report", "scores", "signals", "target"},
+    "streams": set(),
+    "catalogue": {"attack", "data", "scores", "signals", "streams", "target"},
+    "measuring": {"metrics", "report", "target"},
+    "auditing": {
+        *("catalogue", "data", "measuring", "report", "scores", "signals", "streams", "target"),
+    },
+    "experiment.notes": set(),
+    "experiment.locks": set(),
+    "experiment.mirror": set(),
+    "experiment.canonical": set(),
+    "experiment.fingerprint": set(),
+    "experiment.datasets": {"data"},
+    "experiment.recipes": {"intake.surroundings"},
+    "experiment.configs": {
+        *("catalogue", "experiment.canonical", "experiment.datasets"),
+        *("experiment.recipes", "signals"),
+    },
+    "experiment.writing": {"experiment.fingerprint"},
+    "experiment.store": {
+        *("experiment.fingerprint", "experiment.locks", "experiment.mirror"),
+        "experiment.writing",
+    },
+    "experiment.drawing": {"data", "experiment.notes", "streams"},
+    "experiment.training": {"data", "intake.surroundings", "streams"},
+    "experiment.examining": {"experiment.notes", "intake", "target"},
+    "experiment.extracting": {"data", "signals", "target"},
+    "experiment.attacking": {"catalogue", "data", "experiment.notes", "signals"},
+    "experiment.scoring": {"experiment.notes", "findings", "measuring", "target"},
+    "experiment.stages": {
+        *("catalogue", "experiment.attacking", "experiment.canonical"),
+        *("experiment.configs", "experiment.drawing", "experiment.examining"),
+        *("experiment.extracting", "experiment.fingerprint", "experiment.scoring"),
+        *("experiment.store", "experiment.training", "scores"),
+    },
+    "experiment.runs": {
+        *("auditing", "experiment.canonical", "experiment.configs"),
+        *("experiment.fingerprint", "experiment.locks", "experiment.scoring"),
+        *("experiment.stages", "experiment.store"),
+        "experiment.writing",
+    },
+    "experiment.launch": {
+        *("experiment.configs", "experiment.locks", "experiment.runs"),
+        *("experiment.stages", "experiment.store"),
+    },
+    "experiment.sweeping": {
+        *("experiment.configs", "experiment.launch", "experiment.runs"),
+        *("experiment.store",),
+    },
+    "experiment.upkeep": {
+        "experiment.locks",
+        "experiment.runs",
+        "experiment.store",
+        "experiment.writing",
+    },
+    "experiment.finished": {"experiment.runs", "experiment.store", "experiment.writing"},
+    "experiment.columns": {"experiment.finished"},
+    "experiment.tables": {"experiment.columns", "experiment.finished", "findings"},
+    "experiment.reopening": {
+        "catalogue",
+        "data",
+        "experiment.columns",
+        "experiment.finished",
+        "metrics",
+        "report",
+        "target",
+    },
+    "experiment.curves": {"experiment.tables", "figures", "findings", "metrics"},
+    "experiment.pages": {
+        "experiment.columns",
+        "experiment.finished",
+        "experiment.reopening",
+        "experiment.tables",
+        "findings",
+        "folder",
+        "page",
+    },
+    "experiment.events": {"experiment.columns", "experiment.finished"},
+    "experiment.results": {
+        "experiment.columns",
+        "experiment.curves",
+        "experiment.events",
+        "experiment.finished",
+        "experiment.pages",
+        "experiment.reopening",
+        "experiment.tables",
+        "folder",
+    },
+    "experiment.showing": {"experiment.finished", "experiment.results", "experiment.tables"},
+    "experiment.choosing": {"experiment.canonical", "experiment.configs", "findings"},
+    "experiment.commandline": {
+        *("experiment.choosing", "experiment.showing"),
+        *("experiment.canonical", "experiment.configs", "experiment.launch"),
+        *("experiment.runs", "experiment.store", "experiment.sweeping"),
+        *("experiment.upkeep",),
+    },
+    "experiment": {
+        *("experiment.canonical", "experiment.commandline", "experiment.configs"),
+        *("experiment.datasets", "experiment.launch", "experiment.recipes"),
+        *("experiment.runs", "experiment.store", "experiment.sweeping"),
+        *("experiment.upkeep",),
+    },
     "": {
         *(
             "attack",
+            "auditing",
             "catalogue",
             "data",
             "directions",
-            "experiment",
             "gradients",
             "intake",
             "metrics",

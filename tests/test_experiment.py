@@ -1,231 +1,496 @@
+"""Configs, hashes, and which stages follow from what."""
+
+import json
+import os
+import shutil
+import sys
+import types
 import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import jax
+import keras
 import numpy as np
 import pytest
 
 import jaxmeter as jm
-from helpers import linear_target, mlp_target, some_records
-from jaxmeter import demo, fitting
-from jaxmeter.catalogue import Part
-from jaxmeter.data import split_indices
+from jaxmeter import cli, experiment
+from jaxmeter.experiment import canonical, extracting, fingerprint, training
+from jaxmeter.experiment.drawing import Dealt, known_rows
+from jaxmeter.experiment.runs import attempt
+from jaxmeter.experiment.sweeping import shard_of
 from jaxmeter.metrics import MetricWarning
-from jaxmeter.report import Report
-from jaxmeter.signals import white_box
+from jaxmeter.streams import stream
 
-QUICK = jm.FitConfig(epochs=3, members=5)
-
-
-def test_learned_takes_its_spec_by_position():
-    spec = jm.SignalSpec(gradients=("out",))
-    assert jm.Learned(spec) == jm.Learned(spec=spec)
-    assert jm.Learned(spec).name == "white box" and jm.Learned(jm.SignalSpec()).name == "black box"
+QUICK = jm.FitConfig(epochs=2, members=2, folds=2)
 
 
-def planted_audit(seed: int = 0, **options) -> Report:
-    """A linear target that was fitted to its members' labels, and random others."""
-    random = np.random.default_rng(seed)
-    x = random.normal(size=(600, 5)).astype("f")
-    target = linear_target(d=5, classes=3)
-    y = random.integers(0, 3, size=600)
-    predicted = np.asarray(target(x).logits).argmax(1)
-    y[:300] = np.where(random.random(300) < 0.7, predicted[:300], y[:300])
-    records = jm.Records.of(members=(x[:300], y[:300]), nonmembers=(x[300:], y[300:]))
-    return jm.audit(target, records, key=jax.random.key(seed), **options)
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    """A target of a study's own: hardly trained, broken if asked."""
+
+    width: int = 8
+    fault: str | None = None
+
+    def trained(self, x, y, *, n_classes, seed) -> Any:
+        """As recipes have it."""
+        if self.fault == "raises":
+            raise RuntimeError("the recipe is broken\nin two lines")
+        layers = [keras.layers.Flatten(), keras.layers.Dense(self.width, activation="tanh")]
+        layers += [keras.layers.Dense(n_classes, activation="softmax")]
+        model = keras.Sequential([keras.layers.Input(x.shape[1:]), *layers])
+        if self.fault in ("nan", "inf"):
+            model.layers[-1].kernel.assign(np.full((self.width, n_classes), self.fault, "f"))
+        if self.fault == "large":
+            model.layers[-1].kernel.assign(np.full((self.width, n_classes), 3e38, "f"))
+        return model
 
 
-@pytest.fixture(scope="module")
-def report():
-    return planted_audit(
-        attacks=[
-            *jm.TRAINING_FREE,
-            jm.Entropy(),
-            jm.LogitMargin(),
-            jm.ClassWise(),
-            jm.Learned(spec=jm.SignalSpec(), config=QUICK),
-            jm.Learned(config=QUICK),
-            jm.Blind(),
-        ]
+@dataclass(frozen=True, kw_only=True)
+class OwnConfig(experiment.Config):
+    """A study's own config."""
+
+    target: Own | experiment.TargetFile
+
+
+@pytest.fixture(name="config")
+def make_fixture() -> OwnConfig:
+    return make_config()
+
+
+def make_config() -> OwnConfig:
+    return OwnConfig(
+        study="own",
+        seed=0,
+        data=experiment.Digits(members=100, nonmembers=100),
+        target=Own(),
+        attacks=(jm.NegativeLoss(), jm.GradientNorm()),
     )
 
 
-def test_all_rows_stand_on_the_same_held_out_records(report):
-    assert [row.name for row in report.rows] == [
-        "negative loss",
-        "confidence",
-        "modified entropy",
-        "gradient norm",
-        "entropy",
-        "logit margin",
-        "class-wise modified entropy",
-        "black box",
-        "white box",
-        "blind baseline",
-    ]
-    assert report.parts == ((120, 120), (30, 30), (150, 150))
-    for row in report.rows:
-        assert (row.result.is_member == report.held.is_member).all()
-    by_name = {row.name: row for row in report.rows}
-    assert by_name["negative loss"].result.auc > 0.6
-    # One ranking, two ways to write it.
-    assert by_name["confidence"].result.auc == pytest.approx(by_name["negative loss"].result.auc)
-
-
-def test_budgets_say_what_was_given(report):
-    by_name = {row.name: row.budget for row in report.rows}
-    assert by_name["negative loss"].known_members == 30  # the threshold alone
-    assert by_name["negative loss"].parameters == ()
-    assert by_name["white box"].known_members == by_name["blind baseline"].known_members == 150
-    assert by_name["white box"].parameters == ("out/kernel", "out/bias")
-    assert by_name["gradient norm"].parameters == ("out/kernel", "out/bias")
-    assert by_name["black box"].reads == ("logits", "loss", "label")
-    assert by_name["black box"].parameters == ()
-    assert by_name["blind baseline"].queries == 0
-
-
-def test_thresholds_come_from_the_select_part(report):
-    row = report.rows[0]
-    assert row.result.threshold not in row.result.scores
-    flagged = row.result.scores >= row.result.threshold
-    tpr = flagged[report.held.is_member].mean()
-    tnr = (~flagged[~report.held.is_member]).mean()
-    assert row.result.accuracy == pytest.approx((tpr + tnr) / 2)
-
-
-def test_held_index_points_into_the_callers_records():
-    target, records = mlp_target(), some_records(200, (6,), 4)
-    report = jm.audit(
-        target,
-        records,
-        key=jax.random.key(0),
-        attacks=[jm.NegativeLoss()],
-        fractions=(0.2, 0.3, 0.5),
-    )
-    again = records.rows(report.held_index)
-    for a, b in zip(again, report.held, strict=True):
-        assert (a == b).all()
-    expected = jm.scores.negative_loss(jm.extract(target, again))
-    np.testing.assert_allclose(report.rows[0].result.scores, expected, rtol=1e-6)
-
-
-def test_the_same_key_gives_the_same_scores():
-    first, again = (
-        planted_audit(seed=0, attacks=[jm.Learned(config=QUICK), jm.Blind()]) for _ in range(2)
-    )
-    for a, b in zip(first.rows, again.rows, strict=True):
-        assert (a.result.scores == b.result.scores).all()
+# --- Configs -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "attack",
-    [jm.Learned(config=QUICK), jm.ClassWise(), jm.Blind(), jm.GradientNorm(), jm.NegativeLoss()],
-    ids=lambda attack: attack.name,
+    "changes",
+    [
+        {},
+        {"target": experiment.TargetFile(path=Path("a/b.keras"), head=("tags", 3), trust=True)},
+        {"attacks": (jm.Learned(jm.SignalSpec(gradients=("out", 2), gradient_norm=("a",))),)},
+        {"data": experiment.NpzRecords(path=Path("x.npz"), members=3, scale=1e300)},
+        {"study": 'ä"\\\n', "fractions": (1e-7, 1.0, 0.1 + 0.2), "known": 0},
+        {"fractions": (float("inf"), -0.0, 5e-324)},
+    ],
 )
-def test_held_out_membership_is_never_looked_at(attack):
-    target, records = mlp_target(), some_records(200, (6,), 4)
-    spec = attack.reads(target)
-    signals = jm.extract(target, records, (spec or jm.SignalSpec()).resolved(target))
-    known, select, held = (
-        Part(records.rows(index), signals.rows(index))
-        for index in split_indices(jax.random.key(0), records)
+def test_a_config_written_and_read_is_the_same(changes, config):
+    changed = replace(config, **changes)
+    text = experiment.to_json(changed)
+    again = experiment.from_json(text)
+    assert again == changed and type(again) is OwnConfig
+    assert experiment.to_json(again) == text
+    assert repr(again) == repr(changed)  # -0.0 and 0.0, 1 and 1.0, are equal but not the same
+
+
+def test_different_configs_have_different_text():
+    digits = experiment.Digits
+    values = [1, 1.0, True, "1", None, "None", (), (1,), ((1,),), Path("1"), digits(members=1)]
+    texts = {json.dumps(canonical.plain(value)) for value in values}
+    assert len(texts) == len(values)
+
+
+def test_what_has_no_exact_text_is_refused(config):
+    for value in ([1], {"a": 1}, np.float32(1), np.ones(2), float("nan"), {1}):
+        with pytest.raises(experiment.ConfigError):
+            experiment.to_json(replace(config, known=value))
+
+
+def test_a_config_of_another_version_is_refused(config):
+    text = experiment.to_json(config)
+    older = json.loads(text)
+    del older["overlap"]
+    older["target"]["depth"] = 3
+    with pytest.raises(experiment.ConfigError, match="Own of another version.*depth is not known"):
+        experiment.from_json(json.dumps(older))
+    older["target"].pop("depth")
+    with pytest.raises(experiment.ConfigError, match="OwnConfig of another.*overlap is missing"):
+        experiment.from_json(json.dumps(older))
+    with pytest.raises(experiment.ConfigError, match="'jaxmeter.gone:Away', which is not known"):
+        experiment.from_json('{"is": "jaxmeter.gone:Away"}')
+    with pytest.raises(experiment.ConfigError, match="which is not known"):
+        experiment.from_json('{"is": "os:system", "command": "true"}')
+    with pytest.raises(experiment.ConfigError, match="not a config"):
+        experiment.from_json("{")
+
+
+def test_a_sweep_is_the_product_of_its_axes(config):
+    axes = {"seed": range(2), "target.width": (3, 4), "attacks.1": (jm.Blind(), jm.Entropy())}
+    found = experiment.expand(config, axes)
+    assert [(c.seed, c.target.width, c.attacks[1].name) for c in found[:3]] == [
+        (0, 3, "blind baseline"),
+        (0, 3, "entropy"),
+        (0, 4, "blind baseline"),
+    ]
+    assert len(found) == 8 and experiment.expand(config) == (config,)
+    listed = ({"seed": 3}, {"known": 20, "target.width": 2}, {"seed": 3})
+    assert [(c.seed, c.known) for c in experiment.expand(config, listed)] == [(3, None), (0, 20)]
+    assert experiment.expand(config, {"fractions": ((1, 1, 1),)})[0].fractions == (1.0, 1.0, 1.0)
+    names = [experiment.name_of(c) for c in found]
+    assert len(set(names)) == 8 and all(name.startswith("own-") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"target.widht": (1,)}, r"no field 'target.widht'.*nearest: target.width"),
+        ({"width": (1,)}, r"no field 'width'.*target.width"),
+        ({"attacks.2.config.epochs": (1,)}, "no field 'attacks.2.config.epochs'"),
+        ({"seed": (0.5,)}, "seed is 0.5, a float; it takes int"),
+        ({"seed": (True,)}, "seed is True, a bool; it takes int"),
+        ({"known": ("20",)}, "known is '20', a str; it takes int or None"),
+        ({"overlap": ("ignore",)}, "it takes 'error' or 'drop'"),
+        ({"fractions": ((0.5, 0.5),)}, r"a tuple of \(float, float, float\)"),
+        ({"target": (3,)}, "target is 3, an int; it takes Own or TargetFile"),
+        ({"target.width": (1.5,)}, "target.width is 1.5, a float; it takes int"),
+        ({"seed": (-1,)}, "seed is -1"),
+        ({"study": ("a/b",)}, "study is 'a/b'"),
+        ({"attacks": ((jm.Blind(), jm.Blind()),)}, "each its own name"),
+        ({"seed": 3}, "axis seed is 3; it takes a tuple"),
+        ({"seed": ()}, "axis seed is"),
+    ],
+)
+def test_wrong_axes_are_refused(axes, message, config):
+    with pytest.raises(experiment.ConfigError, match=message):
+        experiment.expand(config, axes)
+
+
+def test_shards_are_all_runs_once():
+    for count in range(12):
+        for n in range(1, 6):
+            parts = [shard_of(range(count), (i, n)) for i in range(1, n + 1)]
+            assert [run for part in parts for run in part] == list(range(count))
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+# --- Hashes --------------------------------------------------------------------------------------
+
+
+def test_code_counts_by_what_it_does(tmp_path, monkeypatch):
+    def version(study: str, beside: str = "A = 1\n") -> str:
+        (tmp_path / "a_study.py").write_text(study)
+        (tmp_path / "beside_it.py").write_text(beside)
+        module = types.ModuleType("a_study")
+        module.__file__ = str(tmp_path / "a_study.py")
+        monkeypatch.setitem(sys.modules, "a_study", module)
+        fingerprint.code_version.cache_clear()
+        return fingerprint.code_version("a_study")
+
+    code = "from beside_it import A\ndef f(x):\n    return x + A\n"
+    first = version(code)
+    same = (
+        '"""What."""\nfrom beside_it import A\n\ndef f(x):  # how\n    """Why."""\n    return x+A\n'
     )
-    flipped = held._replace(records=held.records._replace(is_member=~held.records.is_member))
-    before = attack.run(jax.random.key(3), known, select, held)
-    after = attack.run(jax.random.key(3), known, select, flipped)
-    assert (np.asarray(before.held) == np.asarray(after.held)).all()
+    assert version(same) == first
+    assert (
+        version(f"{code}BASE = f(3)\nAXES = {{}}\nif __name__ == '__main__':\n    f(1)\n") == first
+    )
+    typed = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import beside_it\n"
+    assert version(typed, "A = 2\n") == version(typed)
+    assert version(code, '"""Doc."""\nA = 1  # one\n') == first
+    others = {version(code.replace("+", "-")), version(code, "A = 2\n"), first}
+    assert len(others) == 3
+    fingerprint.code_version.cache_clear()
 
 
-def test_warnings_are_passed_on_and_noted():
-    target = linear_target()
-    random = np.random.default_rng(0)
-    x = random.normal(size=(400, 5)).astype("f")
-    y = np.asarray(target(x).logits).argmax(1)
-    # Members with the wrong label, others with the right one: the sign is wrong.
-    records = jm.Records.of(members=(x[:200], (y[:200] + 1) % 3), nonmembers=(x[200:], y[200:]))
-    with pytest.warns(MetricWarning, match="sign"):
-        report = jm.audit(target, records, key=jax.random.key(0), attacks=[jm.NegativeLoss()])
-    assert any("sign" in note for note in report.notes)
+def test_stages_follow_from_the_modules_they_import():
+    def counted(*modules: str) -> set[str]:
+        seen = set()
+        whole = fingerprint.digest
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(
+                fingerprint,
+                "digest",
+                lambda value: (seen.update(n for n, _ in value), whole(value)),
+            )
+            fingerprint.code_version.__wrapped__(*modules)
+        return seen
+
+    assert counted("jaxmeter.experiment.drawing") == {
+        *("jaxmeter.data", "jaxmeter.streams"),
+        *("jaxmeter.experiment.drawing", "jaxmeter.experiment.notes"),
+    }
+    attacking = counted("jaxmeter.experiment.attacking")
+    assert {"jaxmeter.fitting", "jaxmeter.inference", "jaxmeter.signals.extraction"} <= attacking
+    assert not {"jaxmeter.page", "jaxmeter.report", "jaxmeter.intake.keras_jax"} & attacking
+    assert "jaxmeter.intake.keras_jax" in counted("jaxmeter.experiment.examining")
 
 
-def test_bad_audits_are_refused():
-    target, records = mlp_target(), some_records(200, (6,), 4)
-    key = jax.random.key(0)
-    with pytest.raises(ValueError, match="give at least one, and each its own name"):
-        jm.audit(target, records, key=key, attacks=[])
-    with pytest.raises(ValueError, match="each its own name"):
-        jm.audit(target, records, key=key, attacks=[jm.Blind(), jm.Blind()])
-    with pytest.raises(ValueError, match=r"no trainable layer 'd'.*1: a, 2: b, 3: c"):
-        spec = jm.SignalSpec(gradients=("d",))
-        jm.audit(target, records, key=key, attacks=[jm.Learned(spec=spec)])
-    with pytest.raises(ValueError, match="device budget"):
-        jm.audit(target, records, key=key, attacks=[jm.NegativeLoss()], device_budget=100)
-    one_class = records._replace(is_member=np.ones(200, bool))
-    with pytest.raises(ValueError, match="80 members and 0 non-members"):
-        jm.audit(target, one_class, key=key, attacks=[jm.NegativeLoss()])
+def test_a_files_hash_is_of_its_content(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"one")
+    first = fingerprint.content_of(path)
+    os.utime(path, (1, 1))
+    assert fingerprint.content_of(path) == first == fingerprint.content_of(tmp_path / "." / "a")
+    found = path.stat()
+    path.write_bytes(b"two")
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))  # size and time as they were
+    assert fingerprint.content_of(path) != first
+    folder = fingerprint.content_of(tmp_path)
+    path.rename(tmp_path / "b")
+    assert fingerprint.content_of(tmp_path) != folder
+    with pytest.raises(FileNotFoundError, match="names as its input"):
+        fingerprint.content_of(path)
+
+
+def test_a_trained_target_has_the_same_bytes_every_time(tmp_path):
+    x = np.random.default_rng(0).normal(size=(60, 5)).astype("f")
+    records = jm.Records.of(members=(x[:30], np.arange(30) % 3), nonmembers=(x[30:], [0] * 30))
+    recipe = experiment.Mlp(widths=(4,), training=experiment.Training(epochs=1))
+    saved = []
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        members = records.rows(records.is_member)
+        for own in (recipe, Own(width=3)):
+            training.train(folder, recipe=own, members=members, n_classes=3, seed=1)
+            saved.append((folder / training.FILE).read_bytes())
+        keras.layers.Dense(1)  # moves the names that Keras gives
+        keras.Sequential([keras.layers.Input((5,)), keras.layers.Dense(2)])
+    assert saved[:2] == saved[2:]
+    assert jm.load_target(tmp_path / "a" / training.FILE).spec.n_classes == 3
+
+
+# --- Stages --------------------------------------------------------------------------------------
+
+ATTACKS = ("attack:negative loss", "attack:gradient norm")
+BELOW_SIGNALS = (*ATTACKS, "metrics")
+ALL = ("records", "target", "intake", "signals", *BELOW_SIGNALS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "computed"),
+    [
+        ({}, ()),
+        ({"study": "other"}, ()),
+        ({"known": 20}, BELOW_SIGNALS),
+        ({"device_mib": 512}, ("signals",)),  # the same bytes: nothing below it
+        ({"attacks": (jm.NegativeLoss(), jm.GradientNorm(), jm.ClassWise())},
+         ("attack:class-wise modified entropy", "metrics")),
+        ({"attacks": (jm.GradientNorm(), jm.NegativeLoss())}, ("metrics",)),
+        ({"attacks": (jm.NegativeLoss(),)}, ("signals", "metrics")),
+        ({"target": Own(width=9)}, ("target", "intake", "signals", *BELOW_SIGNALS)),
+        ({"fractions": (0.3, 0.2, 0.5)}, ("records", "signals", *BELOW_SIGNALS)),
+        ({"data": experiment.Digits(members=100, nonmembers=90)},
+         ("records", "signals", *BELOW_SIGNALS)),
+        ({"data": experiment.Digits(members=90, nonmembers=100)},
+         tuple(stage for stage in ALL if stage != "intake")),  # it is not trained on them
+        ({"seed": 1}, ALL),
+    ],
+)  # fmt: skip
+def test_a_changed_field_computes_what_is_below_it(changes, computed, config, finished, tmp_path):
+    store = tmp_path / "store"
+    shutil.copytree(finished, store)
+    made = attempt(replace(config, **changes), store)
+    assert made.state == "done", made.error
+    assert made.computed == computed
+    assert attempt(replace(config, **changes), store).computed == ()
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    """The demo's target and records."""
-    folder = tmp_path_factory.mktemp("digits")
-    members, nonmembers = demo.train(folder, seed=0)
-    records = jm.Records.of(
-        members=jm.data.read_npz(members), nonmembers=jm.data.read_npz(nonmembers)
-    )
-    return jm.load_target(folder / "target.keras"), records
+def finished(tmp_path_factory) -> Path:
+    """A store with the run of `config`."""
+    store = tmp_path_factory.mktemp("finished") / "store"
+    assert attempt(make_config(), store).computed == ALL
+    return store
 
 
-def test_the_demo_leaks(digits):
-    """Power: on records it was not fitted on, the white box does better than chance."""
-    target, records = digits
+def test_a_touched_file_computes_nothing_and_a_changed_one_all_below(config, tmp_path):
+    x = np.random.default_rng(0).normal(size=(200, 6)).astype("f")
+    paths = [tmp_path / "members.npz", tmp_path / "others.npz"]
+    for path, part in zip(paths, (x[:100], x[100:]), strict=True):
+        np.savez(path, x=part, y=np.arange(100) % 3)
+    pair = replace(config, data=experiment.NpzPair(members=paths[0], nonmembers=paths[1]))
+    store = tmp_path / "store"
+    first = attempt(pair, store)
+    assert first.computed == ALL
+    for path in paths:
+        os.utime(path, (1, 1))
+    again = attempt(pair, store)
+    assert (again.run, again.state, again.computed) == (first.run, "done", ())
+    x[150] += 1
+    np.savez(paths[1], x=x[100:], y=np.arange(100) % 3)
+    second = attempt(pair, store)
+    assert second.run != first.run
+    assert second.computed == ("records", "signals", *BELOW_SIGNALS)  # the members are the same
+    x[50] += 1
+    np.savez(paths[0], x=x[:100], y=np.arange(100) % 3)
+    assert attempt(pair, store).computed == tuple(s for s in ALL if s != "intake")
+    paths[0].unlink()
+    missing = attempt(pair, store)
+    assert missing.state == "failed" and "there is no file" in str(missing.error)
+
+
+def test_a_run_is_the_audit(config, tmp_path):
+    attacks = (jm.NegativeLoss(), jm.ClassWise(), jm.Learned(config=QUICK), jm.Blind())
+    folder = experiment.run(replace(config, seed=3, attacks=attacks), tmp_path)
+    saved = next(tmp_path.glob("stages/target/*/target.keras"))
+    records = config.data.read(stream(jax.random.key(3), "members"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MetricWarning)
-        report = jm.audit(target, records, key=jax.random.key(0))
-    results = {row.name: row.result for row in report.rows}
-    assert results["white box"].auc_interval().low > 0.5
-    assert results["blind baseline"].auc_interval().low < 0.5
-    for name in ("black box", "white box"):
-        assert results[name].auc_difference(results["negative loss"]).high >= 0
-    assert report.accuracy[0] > 0.99 > report.accuracy[1]
+        report = jm.audit(jm.load_target(saved), records, key=jax.random.key(3), attacks=attacks)
+    with np.load(folder / "scores.npz", allow_pickle=False) as scores:
+        for key, row in zip(scores["keys"], report.rows, strict=True):
+            np.testing.assert_array_equal(scores[key], row.result.scores)
+        np.testing.assert_array_equal(scores["held_index"], report.held_index)
+    results = json.loads((folder / "results.json").read_bytes())
+    expected = report.facts()
+    for row in expected["attacks"]:
+        del row["seconds"]
+    assert results["attacks"] == json.loads(json.dumps(expected["attacks"]))
+    assert results["parts"] == expected["parts"]
+    assert results["accuracy"] == list(report.accuracy)
+    assert set(report.notes) == set(results["notes"])
 
 
-def test_shuffled_membership_finds_nothing(digits):
-    """Null: the 95% interval contains 0.5 in at least 34 of 40 shuffles, whatever the attack."""
-    target, records = digits
-    spec = white_box(target).resolved(target)
-    black = jm.SignalSpec().resolved(target)
-    signals = jm.extract(
-        target, records, spec.union(jm.SignalSpec(gradient_norm=True).resolved(target))
+def test_a_larger_budget_knows_what_a_smaller_one_knew():
+    is_member = np.arange(200) % 2 == 0
+    parts = np.arange(80), np.arange(80, 100), np.arange(100, 200)
+    facts = {"members": "", "everything": "", "shape": (1,), "notes": []}
+    dealt = Dealt(parts=parts, y=np.zeros(200, int), is_member=is_member, **facts)
+    before: list[set[int]] = [set(), set()]
+    for known in (10, 20, 33, 50):
+        rows = known_rows(dealt, known=known, seed=0)
+        truth = np.concatenate([is_member[p[r]] for p, r in zip(parts[:2], rows, strict=False)])
+        assert truth.sum() == (~truth).sum() == known
+        assert rows[2].size == 100
+        now = [set(r.tolist()) for r in rows[:2]]
+        assert all(a <= b for a, b in zip(before, now, strict=True))
+        before = now
+    assert [r.size for r in known_rows(dealt, known=None, seed=0)] == [80, 20, 100]
+    for known in (51, 3):
+        with pytest.raises(ValueError, match=f"known is {known}"):
+            known_rows(dealt, known=known, seed=0)
+
+
+def test_signals_that_are_not_finite_are_refused(tmp_path):
+    def steep(params, state, x):
+        return x @ params["w"] * 1e38
+
+    target = jm.from_function(steep, {"w": np.eye(2, dtype="f")})
+    x = np.ones((6000, 2), "f")
+    x[5000] = 10
+    records = jm.Records(x, np.zeros(6000, int), np.arange(6000) % 2 == 0)
+    spec = jm.SignalSpec().resolved(target.for_inputs((2,)))
+    with pytest.raises(ValueError, match="not finite .first: record 5000"):
+        extracting.compute(tmp_path, target=target, records=records, spec=spec, device_budget=2**30)
+
+
+# --- Failures and the command line ---------------------------------------------------------------
+
+
+def test_failed_runs_are_listed_and_the_others_finish(config, tmp_path, capsys):
+    faults = ("raises", None, "nan", "large")
+    store = ["--store", str(tmp_path)]
+    with pytest.raises(SystemExit) as ended:
+        experiment.main(config, {"target.fault": faults}, ["sweep", *store])
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert "3 of 4 runs failed" in said
+    seen = {o.run: o for o in experiment.status("own", tmp_path)}
+    outcomes = [
+        seen[experiment.name_of(c)] for c in experiment.expand(config, {"target.fault": faults})
+    ]
+    assert [o.state for o in outcomes] == ["failed", "done", "failed", "failed"]
+    messages = ("RuntimeError: the recipe is broken in two lines (in stage target)", None,
+                "training diverged", "by nan on a probe batch")  # fmt: skip
+    for outcome, message in zip(outcomes, messages, strict=True):
+        assert outcome.error is None if message is None else message in str(outcome.error)
+    status = json.loads((tmp_path / "runs" / outcomes[0].run / "status.json").read_bytes())
+    assert "raise RuntimeError" in status["traceback"]
+    with pytest.raises(SystemExit) as ended:
+        experiment.main(config, {"target.fault": faults}, ["status", *store])
+    assert ended.value.code == 1 and "in two lines" in capsys.readouterr().out
+    experiment.main(
+        config, {"target.fault": faults}, ["sweep", *store, "--axes.target.fault", "None"]
     )
-    contains = {name: 0 for name in ("loss", "gradient norm", "black box", "white box")}
-    fits_compiled = None
-    for seed in range(40):
-        key = jax.random.key(seed)
-        truth = np.random.default_rng(seed).permutation(records.is_member)
-        shuffled = records._replace(is_member=truth)
-        known, select, held = split_indices(key, shuffled)
-        found = {
-            "loss": jm.scores.negative_loss(signals.rows(held)),
-            "gradient norm": jm.scores.gradient_norm(signals.rows(held)),
-        }
-        attack = jm.inference_model(members=5)
-        for name, reads in (("black box", black), ("white box", spec)):
-            mine = signals.only(reads)
-            fitted = jm.fit(
-                key,
-                attack,
-                mine.rows(known),
-                truth[known],
-                select=(mine.rows(select), truth[select]),
-                folds=5,
-                epochs=10,
-            )
-            found[name] = attack.score(fitted.params, mine.rows(held))
-        for name, scores in found.items():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", MetricWarning)
-                low, high = jm.evaluate(scores, truth[held]).auc_interval()
-            contains[name] += low <= 0.5 <= high
-        fits_compiled = fits_compiled or fitting.run._cache_size()
-    assert fitting.run._cache_size() == fits_compiled  # 80 fits, two programs
-    assert min(contains.values()) >= 34, contains
+
+
+def test_a_stage_that_failed_is_tried_once_a_sweep(config, tmp_path):
+    broken = replace(config, target=Own(fault="raises"))
+    axes = {"known": (None, 20), "target.width": (8, 9)}
+    for sweeps in (1, 2):
+        outcomes = experiment.sweep(broken, axes, tmp_path).outcomes
+        messages = {outcome.error for outcome in outcomes}
+        assert messages == {"RuntimeError: the recipe is broken in two lines (in stage target)"}
+        assert [outcome.state for outcome in outcomes] == ["failed"] * 4
+        lines = map(json.loads, (tmp_path / "journal.jsonl").read_text().splitlines())
+        begun = [line for line in lines if line["stage"] == "target"]
+        assert len(begun) == 2 * sweeps, "once a target, and again by the next sweep"
+    kept = json.loads((tmp_path / "runs" / outcomes[2].run / "status.json").read_bytes())
+    assert kept["error"] in messages and "FailedBefore" in kept["traceback"]
+    assert experiment.attempt(broken, tmp_path).state == "failed"
+    assert len((tmp_path / "journal.jsonl").read_text().splitlines()) == 7, "a run tries again"
+
+
+def test_fields_and_axes_change_on_the_command_line(config, tmp_path, capsys):
+    axes = {"seed": (0, 1, 2), "known": (None, 20)}
+    store = ["--store", str(tmp_path)]
+    experiment.main(config, axes, ["run", *store, "--known", "30", "--target.width", "5"])
+    folder = Path(capsys.readouterr().out.strip())
+    fields = json.loads((folder / "config.json").read_bytes())["fields"]
+    assert (fields["known"], fields["target.width"], fields["seed"]) == (30, 5, 0)
+    experiment.main(config, axes, ["sweep", *store, "--axes.seed", "0", "--shard", "2/2"])
+    assert "1/1 own-" in capsys.readouterr().err
+    experiment.main(config, axes, ["verify", *store])
+    experiment.main(config, axes, ["gc", *store])
+    assert "/stages/metrics/" in capsys.readouterr().out
+    for wrong, message in (
+        (["run", "--seed", "x"], "invalid literal"),
+        (["run", "--target.widht", "3"], "--target.width"),
+        (["sweep", "--axes.known", "a"], "known"),
+        (["sweep", "--shard", "3/2"], "--shard 3/2: it takes 1/4"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            experiment.main(config, axes, wrong)
+        assert ended.value.code == 2 and message in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        experiment.main(config, {"sed": (1,)}, ["status"])
+    assert ended.value.code == 2 and "nearest: seed" in capsys.readouterr().err
+
+
+STUDY = """
+import keras
+from jaxmeter import NegativeLoss, experiment
+from its_neighbour import WIDTHS
+
+BASE = experiment.Config(
+    study="file",
+    seed=0,
+    data=experiment.Digits(members=100, nonmembers=100),
+    target=experiment.TargetFile(path={path!r}),
+    attacks=(NegativeLoss(),),
+)
+AXES = {{"seed": WIDTHS}}
+if __name__ == "__main__":
+    experiment.main(BASE, AXES)
+"""
+
+
+def test_jaxmeter_sweep_runs_a_studys_file(tmp_path, capsys):
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")]
+    keras.Sequential([keras.layers.Input((8, 8, 1)), *layers]).save(tmp_path / "t.keras")
+    (tmp_path / "its_neighbour.py").write_text("WIDTHS = (0, 1)\n")
+    study = tmp_path / "a study.py"
+    study.write_text(STUDY.format(path=str(tmp_path / "t.keras")))
+    before = sys.argv, list(sys.path)
+    cli.main(["sweep", str(study), "--store", str(tmp_path / "store")])
+    assert "2/2 file-" in capsys.readouterr().err
+    cli.main(["sweep", str(study), "status", "--store", str(tmp_path / "store")])
+    assert "done" in capsys.readouterr().out
+    assert (sys.argv, sys.path) == before
+    sys.modules.pop("its_neighbour")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["sweep", str(tmp_path / "none.py")])
+    assert ended.value.code == 2 and "there is no study" in capsys.readouterr().err

@@ -15,9 +15,10 @@ from rich.console import Console
 from sklearn.datasets import load_digits
 
 from jaxmeter import figures, findings, folder, page, verdict
+from jaxmeter.catalogue import Epoch
 from jaxmeter.data import Records
 from jaxmeter.metrics import MetricWarning, evaluate
-from jaxmeter.report import Budget, Epoch, Report, Row, check_folder
+from jaxmeter.report import Budget, Report, Row, check_folder
 from jaxmeter.target import Source, TargetSpec
 
 NASTY = 'learned: <b>dense_3</b> & "grad" of $k$ [bold]x[/bold]'

@@ -12,13 +12,24 @@ from typing import Literal
 import jax
 import numpy as np
 
-from jaxmeter.catalogue import TRAINING_FREE, AnyAttack, Blind, Learned, Part
+from jaxmeter.catalogue import (
+    TRAINING_FREE,
+    AnyAttack,
+    Blind,
+    Learned,
+    Part,
+    check_names,
+    found_by,
+    read_by,
+    union,
+)
 from jaxmeter.data import Records, split_indices
-from jaxmeter.metrics import best_threshold, evaluate
-from jaxmeter.report import Budget, Report, Row
+from jaxmeter.measuring import counts, declined, measured
+from jaxmeter.report import Report
 from jaxmeter.scores import correctness
-from jaxmeter.signals import DEVICE_BUDGET, ResolvedSpec, SignalSpec, check_records, extract
-from jaxmeter.target import Target, layer_of, resolve_variables
+from jaxmeter.signals import DEVICE_BUDGET, SignalSpec, check_records, extract
+from jaxmeter.streams import stream
+from jaxmeter.target import Target
 
 Progress = Callable[[str, int, int], None]
 
@@ -44,7 +55,8 @@ def audit(
     Args:
       target: the classifier under audit.
       records: records of known membership, members and non-members drawn alike.
-      key: PRNG key, consumed: split and learned attacks follow from it.
+      key: PRNG key, consumed: split and learned attacks follow from it, each attack by its name, so
+        that what one finds does not depend on which others run.
       attacks: what to run, in the order of the report's rows; None for the training-free attacks of
         `TRAINING_FREE`, the learned black box and white box, and the blind baseline.
       fractions: shares of fit, select and held-out part.
@@ -72,13 +84,7 @@ def audit(
             target, records, key, attacks, fractions, overlap, device_budget, host_budget, progress
         )
     notes = [str(warning.message) for warning in caught]
-    notes += [
-        f"{row.name}: nothing significantly better than the loss threshold was found on "
-        f"{row.budget.known_members}+{row.budget.known_nonmembers} records of known membership, so "
-        "its scores are the loss threshold's."
-        for row in report.rows
-        if row.best_epoch == 0
-    ]
+    notes += declined(report.rows)
     for warning in caught:  # the caller's own filters decide what becomes of them
         warnings.warn(warning.message, warning.category, stacklevel=2)
     return replace(report, notes=tuple(dict.fromkeys(notes)))
@@ -97,20 +103,13 @@ def _audit(
 ) -> Report:
     if attacks is None:
         attacks = (*TRAINING_FREE, Learned(spec=SignalSpec()), Learned(), Blind())
-    names = [attack.name for attack in attacks]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"attacks are named {names}; give at least one, and each its own name.")
+    check_names(attacks)
     target = target.for_inputs(records.x.shape[1:])
     check_records(target, records)
-    asked = [attack.reads(target) for attack in attacks]
-    reads = [None if spec is None else spec.resolved(target) for spec in asked]
+    reads = [read_by(attack, target) for attack in attacks]
+    wanted = union(reads, target)
     seed = " ".join(map(str, jax.random.key_data(key).ravel().tolist()))
-    key, split_key = jax.random.split(key)
-    indices = split_indices(split_key, records, fractions, overlap=overlap)
-
-    wanted = SignalSpec().resolved(target)
-    for spec in reads:
-        wanted = wanted.union(spec) if spec else wanted
+    indices = split_indices(stream(key, "split"), records, fractions, overlap=overlap)
     used = np.concatenate(indices)
     start = time.perf_counter()
     signals = extract(
@@ -129,11 +128,16 @@ def _audit(
         for index, rows in zip(indices, slices, strict=True)
     ]
     rows = []
+    truth = [part.records.is_member for part in parts]
     for i, (attack, spec) in enumerate(zip(attacks, reads, strict=True)):
         if progress:
             progress("attacks", i, len(attacks))
-        mine = [p._replace(signals=p.signals.only(spec)) if spec else p for p in parts]
-        rows.append(_row(target, jax.random.fold_in(key, i), attack, spec, mine))
+        start = time.perf_counter()
+        found = found_by(key, attack, spec, *parts)
+        seconds = time.perf_counter() - start
+        rows.append(
+            measured(attack, found, spec=spec, target=target.spec, truth=truth, seconds=seconds)
+        )
     if progress:
         progress("attacks", len(attacks), len(attacks))
     correct = correctness(signals)
@@ -142,13 +146,13 @@ def _audit(
         rows=tuple(rows),
         held=parts[2].records,
         held_index=indices[2],
-        parts=tuple(_counts(p.records) for p in parts),  # type: ignore[arg-type]
+        parts=tuple(map(counts, truth)),  # type: ignore[arg-type]
         target=target.spec,
         accuracy=(float(correct[known].mean()), float(correct[~known].mean())),
         seed=seed,
         signal_seconds=signal_seconds,
         signal_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(signals)),
-        versions=_versions(),
+        versions=versions(),
         device=", ".join(str(device) for device in jax.local_devices()),
         settings={
             "fractions": list(fractions),
@@ -158,59 +162,7 @@ def _audit(
     )
 
 
-def _row(
-    target: Target, key: jax.Array, attack: AnyAttack, spec: ResolvedSpec | None, parts: list[Part]
-) -> Row:
-    start = time.perf_counter()
-    found = attack.run(key, *parts)
-    seconds = time.perf_counter() - start
-    fit, select, held = (part.records for part in parts)
-    threshold = best_threshold(found.select, select.is_member)
-    known = [_counts(part) for part in ([fit, select] if attack.fits else [select])]
-    return Row(
-        name=attack.name,
-        result=evaluate(found.held, held.is_member, threshold=threshold),
-        budget=Budget(
-            known_members=sum(members for members, _ in known),
-            known_nonmembers=sum(others for _, others in known),
-            queries=int(spec is not None),
-            reads=_reads(spec),
-            parameters=_parameters(target, spec) if spec else (),
-        ),
-        seconds=seconds,
-        history=found.history,
-        best_epoch=found.best_epoch,
-    )
-
-
-def _reads(spec: ResolvedSpec | None) -> tuple[str, ...]:
-    if spec is None:
-        return ("x", "y")
-    layers = tuple(dict.fromkeys(layer_of(name) for name in spec.gradients))
-    return (
-        *spec.outputs,
-        *([f"gradients of {_listed(layers)}"] if layers else []),
-        *([f"gradient norms of {_listed(spec.norms)}"] if spec.norms else []),
-        *(["loss"] if spec.loss else []),
-        *(["label"] if spec.label else []),
-    )
-
-
-def _parameters(target: Target, spec: ResolvedSpec) -> tuple[str, ...]:
-    """The variables whose values the attack needs."""
-    normed = resolve_variables(target.spec, spec.norms)
-    return tuple(dict.fromkeys((*spec.gradients, *normed)))
-
-
-def _listed(layers: tuple[str, ...]) -> str:
-    return " and ".join(layers) if len(layers) <= 2 else f"{len(layers)} layers"
-
-
-def _counts(records: Records) -> tuple[int, int]:
-    members = int(records.is_member.sum())
-    return members, len(records.y) - members
-
-
-def _versions() -> tuple[tuple[str, str], ...]:
+def versions() -> tuple[tuple[str, str], ...]:
+    """Python and the packages that a report names, with their versions."""
     packages = ("jaxmeter", "jax", "jaxlib", "flax", "optax", "numpy", "keras", "jax-privacy")
     return (("python", platform.python_version()), *((name, version(name)) for name in packages))

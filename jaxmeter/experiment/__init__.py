@@ -1,0 +1,45 @@
+"""Studies: typed configs, cached stages, sweeps that survive anything."""
+
+from jaxmeter.experiment.canonical import ConfigError, from_json, to_json
+from jaxmeter.experiment.commandline import main
+from jaxmeter.experiment.configs import Config, TargetFile, expand
+from jaxmeter.experiment.datasets import Digits, NpzPair, NpzRecords
+from jaxmeter.experiment.launch import Launcher, in_process
+from jaxmeter.experiment.recipes import Cnn, Mlp, Normal, Training, Variance
+from jaxmeter.experiment.runs import Outcome, attempt, name_of, run, status
+from jaxmeter.experiment.store import Damage, Store, StoreError, opened
+from jaxmeter.experiment.sweeping import Summary, sweep
+from jaxmeter.experiment.upkeep import gc, verify
+
+__all__ = [
+    "Cnn",
+    "Config",
+    "ConfigError",
+    "Damage",
+    "Digits",
+    "Launcher",
+    "Mlp",
+    "Normal",
+    "NpzPair",
+    "NpzRecords",
+    "Outcome",
+    "Store",
+    "StoreError",
+    "Summary",
+    "TargetFile",
+    "Training",
+    "Variance",
+    "attempt",
+    "expand",
+    "from_json",
+    "gc",
+    "in_process",
+    "main",
+    "name_of",
+    "opened",
+    "run",
+    "status",
+    "sweep",
+    "to_json",
+    "verify",
+]

@@ -1,0 +1,155 @@
+"""What a study is made of: one frozen, typed config a run."""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from jaxmeter.catalogue import TRAINING_FREE, AnyAttack, Blind, Learned, check_names
+from jaxmeter.experiment.canonical import (
+    ConfigError,
+    checked,
+    fitted,
+    replaced,
+    to_json,
+    value_of,
+)
+from jaxmeter.experiment.datasets import AnyData, Digits
+from jaxmeter.experiment.recipes import Cnn, Mlp
+from jaxmeter.signals import SignalSpec
+
+Axes = Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]
+_C = TypeVar("_C", bound="Config")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetFile:
+    """A trained classifier from a file, see `load_target`.
+
+    Attributes:
+      path: `.keras`, `.h5`, `.onnx`, `.json` or a SavedModel folder.
+      head: what to audit of a model with several outputs, labels or time steps: an output's or a
+        layer's name or an output's 1-based number, then 0-based indices; empty for the only one.
+      weights: for a `.json` architecture, its weights.
+      trust: open a model with Python code in it.
+    """
+
+    path: Path
+    head: tuple[str | int, ...] = ()
+    weights: Path | None = None
+    trust: bool = False
+
+    def files(self) -> tuple[Path, ...]:
+        """The files that it is read from."""
+        return (self.path, *([self.weights] if self.weights else []))
+
+
+AnyTarget = TargetFile | Mlp | Cnn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run: a target, its records, and the attacks on it.
+
+    A study with an architecture of its own derives its config from this one and names it in the
+    type of `target`: a frozen dataclass with `trained(x, y, *, n_classes, seed) -> keras.Model`.
+    Data and attacks of its own likewise, with the methods of `Digits` and of `NegativeLoss`.
+
+    Attributes:
+      study: the study's name: letters, digits, "-", "_".
+      seed: everything random follows from it.
+      data: where the records come from.
+      target: the classifier under audit.
+      attacks: what to run; the first is what the others are compared with.
+      known: so many members, and so many non-members, of the fit and select part are known to
+        the attacker; None for all. The held-out records do not depend on it.
+      fractions: shares of the records to fit on, to select epochs and thresholds on, to hold out.
+      overlap: what to do with a record given both as member and as non-member.
+      device_mib: memory that the target and one batch may take on the device, in MiB. Signals are
+        written to the store, so host memory needs no limit.
+    """
+
+    study: str
+    seed: int
+    data: AnyData = Digits()
+    target: AnyTarget
+    attacks: tuple[AnyAttack, ...] = (
+        *TRAINING_FREE,
+        Learned(spec=SignalSpec()),
+        Learned(),
+        Blind(),
+    )
+    known: int | None = None
+    fractions: tuple[float, float, float] = (0.4, 0.1, 0.5)
+    overlap: Literal["error", "drop"] = "error"
+    device_mib: int = 1024
+
+    def files(self) -> tuple[Path, ...]:
+        """The input files that its results follow from."""
+        parts = (self.data, self.target)
+        return tuple(path for part in parts if hasattr(part, "files") for path in part.files())
+
+
+def valid(config: _C) -> _C:
+    """The config with all its fields of their types and in their ranges.
+
+    Raises:
+      ConfigError: otherwise, naming the field and what it takes.
+    """
+    if not (dataclasses.is_dataclass(config) and isinstance(config, Config)):
+        raise ConfigError(f"a run is an experiment.Config; this is a {type(config).__name__}.")
+    return _in_range(checked(config))
+
+
+def _in_range(config: _C) -> _C:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", config.study):
+        raise ConfigError(
+            f"study is {config.study!r}; it names files, so it is of letters, digits, '-' and '_'."
+        )
+    if not 0 <= config.seed < 2**32:
+        raise ConfigError(f"seed is {config.seed}; it takes 0 to 2**32 - 1.")
+    try:
+        check_names(config.attacks)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return config
+
+
+def expand(base: _C, axes: Axes = ()) -> tuple[_C, ...]:
+    """The runs of a sweep, each valid and each once.
+
+    Args:
+      base: the run that the others are changes of.
+      axes: values by dotted field name, e.g. `{"seed": range(5), "attacks.1.config.epochs": (10,
+        25)}`, of which all combinations are run, the last axis fastest; or a sequence of changes
+        `{name: value}`, one a run. Empty for `base` alone.
+
+    Raises:
+      ConfigError: for a field there is not, with the nearest names, or a value of another type.
+
+    >>> base = Config(study="doc", seed=0, target=Mlp())
+    >>> [c.target.widths for c in expand(base, {"target.widths": ((8,), (16,))})]
+    [(8,), (16,)]
+    """
+    base = valid(base)
+    changes: list[Mapping[str, Any]]
+    if isinstance(axes, Mapping):
+        for name, values in axes.items():
+            if isinstance(values, str) or not isinstance(values, Sequence) or not len(values):
+                raise ConfigError(f"axis {name} is {values!r}; it takes a tuple of values.")
+        changes = [
+            dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())
+        ]
+    else:
+        changes = list(axes) or [{}]
+    runs: dict[str, _C] = {}
+    for change in changes:
+        config = base
+        for name, value in change.items():  # the other fields are BASE's, which are checked
+            hint = value_of(config, name)[1]
+            config = replaced(config, name, fitted(value, hint, name))
+        runs[to_json(_in_range(config))] = config
+    return tuple(runs.values())

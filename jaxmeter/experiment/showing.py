@@ -1,0 +1,136 @@
+"""The commands of a study that show what its finished runs found."""
+
+import dataclasses
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+# A function's own imports: they bring in matplotlib and pyarrow, which a sweep does not need.
+
+_LOG = Console(stderr=True)
+_MOST_LINES = 200  # printed: a second a thousand, and nobody reads more
+
+
+def commands(study: str, default: Path) -> dict[str, Callable[..., Any]]:
+    """`table`, `plot`, `index` and `events` of a study, for a command line.
+
+    Each returns 1 if a run of the store is damaged, having shown the others; else 0.
+    """
+
+    def table(
+        store: Path = default,
+        by: tuple[str, ...] | None = None,
+        metrics: tuple[str, ...] | None = None,
+        out: Path | None = None,
+    ) -> int:
+        """Print configurations side by side, with mean and spread over seeds.
+
+        Writes the tidy table, results.parquet, and this one as table.md, table.csv and table.tex.
+
+        Args:
+          store: Folder, or URL, that keeps what was computed.
+          by: Columns that tell configurations apart; by default what varies, without the seed.
+          metrics: Columns to compare, e.g. auc tpr_at_0.01 epsilon seconds.
+          out: Folder to write to; by default studies/STUDY in the store,
+            for one at a URL jaxmeter-studies/STUDY here.
+        """
+        from jaxmeter.experiment import finished, results
+        from jaxmeter.experiment.tables import compared
+
+        with _said() as damaged:
+            place = finished.results_folder(store, study) if out is None else out
+            tidied = results.tidy(store, study)
+            comparison = compared(tidied, by=by, metrics=metrics)
+            wide = None if sys.stdout.isatty() else 200
+            shown = dataclasses.replace(comparison, lines=comparison.lines[:_MOST_LINES])
+            Console(width=wide).print(shown.rich())
+            if len(shown.lines) < len(comparison.lines):
+                more = f"{len(comparison.lines) - _MOST_LINES:,} more configurations are in table.*"
+                _LOG.print(more, highlight=False)
+            finished.replaced(place / "results.parquet", finished.parquet(tidied))
+            results.write_table(comparison, place)
+            _LOG.print(f"written to {place}", markup=False, highlight=False, soft_wrap=True)
+        return int(bool(damaged))
+
+    def plot(
+        store: Path = default,
+        by: tuple[str, ...] | None = None,
+        metrics: tuple[str, ...] | None = None,
+        attacks: tuple[str, ...] | None = None,
+        out: Path | None = None,
+    ) -> int:
+        """Draw ROC curves, and metrics against what was swept, as PNG and SVG.
+
+        Args:
+          store: Folder, or URL, that keeps what was computed.
+          by: Columns that tell configurations apart; by default what varies, without the seed.
+          metrics: Columns to draw, e.g. auc tpr_at_0.01.
+          attacks: Names of attacks to draw.
+          out: Folder to write to; by default studies/STUDY/figures in the store,
+            for one at a URL jaxmeter-studies/STUDY/figures here.
+        """
+        from jaxmeter.experiment import results
+
+        with _said() as damaged:
+            for path in results.plot(
+                store, study, out=out, by=by, metrics=metrics, attacks=attacks
+            ):
+                print(path)
+        return int(bool(damaged))
+
+    def index(store: Path = default, reports: bool = True, out: Path | None = None) -> int:
+        """Write the study as HTML: an index, and a report for every run.
+
+        Args:
+          store: Folder, or URL, that keeps what was computed.
+          reports: Write the runs' reports, where they are missing or out of date.
+          out: Folder to write to; by default studies/STUDY in the store,
+            for one at a URL jaxmeter-studies/STUDY here.
+        """
+        from jaxmeter.experiment import results
+
+        with _said() as damaged:
+            print(results.index(store, study, out=out, reports=reports))
+        return int(bool(damaged))
+
+    def events(store: Path = default, out: Path | None = None) -> int:
+        """Write TensorBoard event files of all fits; prints the folder for `--logdir`.
+
+        Args:
+          store: Folder, or URL, that keeps what was computed.
+          out: Folder to write to; by default studies/STUDY/events in the store,
+            for one at a URL jaxmeter-studies/STUDY/events here.
+        """
+        from jaxmeter.experiment import finished, results
+
+        with _said() as damaged:
+            written = results.write_events(store, study, out)
+            place = finished.results_folder(store, study) / "events" if out is None else out
+            print(place if written else "no attack of this study was fitted")
+        return int(bool(damaged))
+
+    return {"table": table, "plot": plot, "index": index, "events": events}
+
+
+@contextmanager
+def _said() -> Iterator[list[str]]:
+    """Says what is damaged on stderr, at the end; the list is filled then."""
+    from jaxmeter.experiment.finished import StoreWarning
+
+    damaged: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", StoreWarning)
+        yield damaged
+    for warning in caught:
+        if issubclass(warning.category, StoreWarning):
+            damaged.append(str(warning.message))
+            _LOG.print(damaged[-1], style="yellow", markup=False, highlight=False, soft_wrap=True)
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )

@@ -1,0 +1,236 @@
+"""The graph of stages: which part of a config and which files each one follows from."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxmeter.catalogue import read_by, union
+from jaxmeter.experiment import attacking, drawing, examining, extracting, scoring, training
+from jaxmeter.experiment.canonical import plain
+from jaxmeter.experiment.configs import Config, TargetFile
+from jaxmeter.experiment.drawing import Dealt
+from jaxmeter.experiment.examining import Place
+from jaxmeter.experiment.fingerprint import code_version, surroundings
+from jaxmeter.experiment.store import Entry, Store
+from jaxmeter.scores import correctness
+
+Progress = Callable[[str, int, int], None]
+
+# A later stage's key holds hashes of the files that it reads, not keys of the stages before it. So
+# a stage that is computed again and gives the same bytes costs nothing below it.
+
+
+class Made(dict[str, Entry]):
+    """The entries of a run by label, in order: "records", "target", ..., "attack:<name>"."""
+
+
+def make(
+    config: Config,
+    store: Store,
+    contents: Mapping[str, str],
+    *,
+    made: Made,
+    progress: Progress | None = None,
+) -> Made:
+    """All entries of a run, from the store or computed into it.
+
+    Args:
+      config: a valid config.
+      store: where entries are.
+      contents: SHA-256 of the input files by the path in the config.
+      made: filled as entries are there, so that after an error it tells how far the run came.
+      progress: called as `progress(stage, done, total)`.
+    """
+
+    def obtain(label: str, module: Any, parts: tuple, follows: Any, compute: Any) -> Entry:
+        stage = label.partition(":")[0]
+        ingredients = {
+            "code": _code((module.__name__,), parts),
+            "surroundings": surroundings(),
+            "config": [plain(part) for part in parts],
+            "follows from": follows,
+        }
+        if progress:
+            progress(label, 0, 1)
+        try:
+            entry = store.obtain(stage, ingredients, compute)
+        except Exception as error:
+            error.add_note(f"in stage {label}")
+            raise
+        if progress:
+            progress(label, 1, 1)
+        made[label] = entry
+        return entry
+
+    data, seed = config.data, config.seed
+    of_data = tuple(contents[str(path)] for path in _files(data))
+    draw: dict[str, Any] = {"data": data, "seed": seed, "contents": of_data}
+
+    # records: members and non-members, and the parts they are dealt into
+    entry = obtain(
+        "records",
+        drawing,
+        (data, config.fractions, config.overlap),
+        {"seed": seed, "files": list(of_data)},
+        partial(drawing.deal, **draw, fractions=config.fractions, overlap=config.overlap),
+    )
+    dealt = drawing.dealt(entry.folder)
+    used = np.concatenate(dealt.parts)
+
+    # target, intake: the classifier, trained or from a file, and what there is in it
+    place, origin = _target(config, contents, dealt, draw, obtain)
+    shape = list(dealt.shape)
+    follows: dict[str, Any] = {"content": list(place.content), "origin": origin, "shape": shape}
+    how = (place.head, place.trust, place.path.suffix)
+    examine = partial(examining.examine, place=place, shape=dealt.shape, origin=origin)
+    entry = obtain("intake", examining, how, follows, examine)
+    spec, target_notes = examining.examined(entry.folder)
+    asked = examining.unloaded(spec)
+    reads = [read_by(attack, asked) for attack in config.attacks]
+
+    # signals: what all attacks read
+    wanted = union(reads, asked)
+
+    def extract(folder: Path) -> None:
+        extracting.compute(
+            folder,
+            target=examining.opened(place, dealt.shape)[0],
+            records=drawing.drawn(**draw).records.rows(used),
+            spec=wanted,
+            device_budget=config.device_mib * 2**20,
+            progress=progress and partial(progress, "signals"),
+        )
+
+    records_file = {"records": dealt.everything, "split": made["records"].files["split.npz"]}
+    signals = obtain(
+        "signals",
+        extracting,
+        (wanted, config.device_mib, *how),
+        {**records_file, "target": list(place.content)},
+        extract,
+    )
+
+    # attack: one entry an attack
+    chosen = drawing.known_rows(dealt, known=config.known, seed=seed)
+    starts = np.cumsum([0, *(part.size for part in dealt.parts)])
+    index = tuple(part[rows] for part, rows in zip(dealt.parts, chosen, strict=True))
+    found = []
+    notes = [*dealt.notes, *target_notes]
+    for attack, read in zip(config.attacks, reads, strict=True):
+
+        def run(folder: Path, attack: Any = attack, read: Any = read) -> None:
+            records = drawing.drawn(**draw).records
+            attacking.attack(
+                folder,
+                config=attack,
+                spec=read,
+                signals=extracting.loaded(signals.folder),
+                parts=tuple(  # type: ignore[arg-type]
+                    attacking.Given(records.rows(i), start + rows)
+                    for i, start, rows in zip(index, starts[:-1], chosen, strict=True)
+                ),
+                seed=seed,
+            )
+
+        follows = {
+            **records_file,
+            "signals": extracting.read_files(signals.folder, signals.files, read),
+            "seed": seed,
+        }
+        label = f"attack:{attack.name}"
+        entry = obtain(label, attacking, (attack, read, config.known), follows, run)
+        result, said = attacking.found(entry.folder)
+        found.append((attack, read, result))
+        notes += said
+
+    # metrics: every figure
+    def score(folder: Path) -> None:
+        correct = correctness(extracting.loaded(signals.folder))
+        known = dealt.is_member[used]
+        scoring.score(
+            folder,
+            attacks=found,
+            target=spec,
+            is_member=dealt.is_member,
+            y=dealt.y,
+            parts=index,
+            accuracy=(float(correct[known].mean()), float(correct[~known].mean())),
+            notes=notes,
+        )
+
+    black = extracting.read_files(signals.folder, signals.files, union([], asked))
+    follows = {
+        **records_file,
+        "target": made["intake"].files["target.json"],
+        "signals": black,
+        "seed": seed,
+        "found": [dict(made[f"attack:{attack.name}"].files) for attack in config.attacks],
+        "notes": notes,
+    }
+    described = tuple((attack, attack.fits) for attack in config.attacks)
+    obtain("metrics", scoring, (described, tuple(reads), config.known), follows, score)
+    return made
+
+
+def _target(
+    config: Config,
+    contents: Mapping[str, str],
+    dealt: Dealt,
+    draw: dict[str, Any],
+    obtain: Callable[..., Entry],
+) -> tuple[Place, str]:
+    """Where the target lies, trained if need be, and how results name it."""
+    recipe = config.target
+    if isinstance(recipe, TargetFile):
+        of_target = tuple(contents[str(path)] for path in recipe.files())
+        place = Place(recipe.path, recipe.head, recipe.weights, recipe.trust, of_target)
+        return place, recipe.path.as_posix()
+    n_classes = int(dealt.y.max()) + 1
+
+    def train(folder: Path) -> None:
+        records = drawing.drawn(**draw).records
+        members = records.rows(records.is_member)
+        seed = config.seed
+        training.train(folder, recipe=recipe, members=members, n_classes=n_classes, seed=seed)
+
+    follows = {"members": dealt.members, "classes": n_classes, "seed": config.seed}
+    entry = obtain("target", training, (recipe,), follows, train)
+    content = (entry.files[training.FILE],)
+    place = Place(entry.folder / training.FILE, (), None, False, content)
+    return place, f"trained as {type(recipe).__name__}"
+
+
+def code(config: Config) -> str:
+    """The version of all code that a run follows from."""
+    modules = (drawing, training, examining, extracting, attacking, scoring)
+    names = [module.__name__ for module in modules]
+    return _code((*names, __name__), (config,))
+
+
+def _code(modules: tuple[str, ...], parts: tuple[Any, ...]) -> str:
+    """The version of stages' modules and of those that define the parts of the config."""
+    return code_version(*sorted({*modules, *_modules(parts)}))
+
+
+def _modules(part: Any) -> Iterator[str]:
+    if isinstance(part, tuple):
+        for item in part:
+            yield from _modules(item)
+    elif dataclasses.is_dataclass(part):
+        yield type(part).__module__
+        for field in dataclasses.fields(part):
+            yield from _modules(getattr(part, field.name))
+
+
+def _files(part: Any) -> tuple[Path, ...]:
+    return part.files() if hasattr(part, "files") else ()
+
+
+def device() -> str:
+    """What JAX computes on in this process."""
+    return ", ".join(map(str, jax.local_devices()))
