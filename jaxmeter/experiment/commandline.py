@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,13 +18,14 @@ from jaxmeter.experiment import showing
 from jaxmeter.experiment.canonical import ConfigError, value_of
 from jaxmeter.experiment.configs import Axes, Config, expand, valid
 from jaxmeter.experiment.launch import in_process
+from jaxmeter.experiment.on_ray import OnRay
 from jaxmeter.experiment.runs import Outcome, attempt, name_of, status
 from jaxmeter.experiment.store import Store, opened
 from jaxmeter.experiment.sweeping import shard_of
 from jaxmeter.experiment.upkeep import gc, verify
 
 STORE = Path("jaxmeter-store")
-_LAUNCHERS: dict[str, Callable[..., Any]] = {"here": in_process}
+_ON_RAY = OnRay()
 _LOG = Console(stderr=True)
 
 
@@ -49,6 +51,9 @@ def main(base: Config, axes: Axes = (), arguments: Sequence[str] | None = None) 
     except (ConfigError, OSError, ValueError, ImportError) as error:
         _LOG.print(f"{error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
+    except KeyboardInterrupt:
+        _LOG.print("Stopped. What was completed is in the store; the same command goes on.")
+        sys.exit(130)
     if code:
         sys.exit(code)
 
@@ -74,7 +79,8 @@ def _commands(base: Config, axes: Axes) -> dict[str, Callable[..., Any]]:
         axes: Any,
         store: Path = STORE,
         shard: str = "1/1",
-        launcher: Literal["here"] = "here",
+        launcher: Literal["here", "ray"] = "here",
+        ray: OnRay = _ON_RAY,
     ) -> int:
         """Compute all runs of the study; what is there already is not computed again.
 
@@ -83,16 +89,20 @@ def _commands(base: Config, axes: Axes) -> dict[str, Callable[..., Any]]:
           axes: Other values of the axes.
           store: Folder that keeps what was computed.
           shard: The part to compute, "2/4" for the second of four; for jobs of an array.
-          launcher: Where the runs are computed: in this process.
+          launcher: Where the runs are computed: in this process, or by a Ray cluster.
+          ray: With "--launcher ray".
         """
         chosen, part = _chosen(axes, renamed), _shard(shard)
         configs = shard_of(expand(config, chosen), part)
-        launch = _LAUNCHERS[launcher]
+        launchers: dict[str, Callable[..., Any]] = {"here": in_process, "ray": ray}
+        launch = launchers[launcher]
 
         def work(store: Store, progress: Any) -> Any:
             return launch(configs, store, progress=progress)
 
-        return _failures(list(_watched(len(configs), store, work)))
+        with redirect_stdout(sys.stderr):  # where Ray says what its machines say
+            outcomes = list(_watched(len(configs), store, work))
+        return _failures(outcomes)
 
     def status_command(store: Path = STORE) -> int:
         """Say how far the study is.
