@@ -129,20 +129,25 @@ def test_runs_that_share_a_gpu_share_its_memory(tmp_path):
     assert ended.returncode == 0, ended.stderr
     (told,) = (tmp_path / "marks").glob("process-*")
     assert json.loads(told.read_text())["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.450"
+    states = [json.loads(p.read_bytes()) for p in tmp_path.glob("store/runs/*/status.json")]
+    assert len({state["pid"] for state in states}) == 2  # a process ends with its run
 
 
 @pytest.mark.study
 def test_an_interrupted_sweep_leaves_no_process_and_goes_on(tmp_path):
     study = study_in(tmp_path)
     command = [sys.executable, study.name, "sweep", "--store", "store", "--launcher", "ray"]
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # in case ours is to ignore it
     with open(tmp_path / "said", "w") as said:
         process = subprocess.Popen(
             [*command, "--ray-retries", "99"],
             cwd=tmp_path,
             stderr=said,
             env=environ(tmp_path),
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
+        signal.signal(signal.SIGINT, before)
         while not list((tmp_path / "store").glob("journal.jsonl")):
             assert process.poll() is None, (tmp_path / "said").read_text()
             time.sleep(0.05)

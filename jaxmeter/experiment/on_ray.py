@@ -132,8 +132,8 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
         ray.init(address, logging_level="warning", log_to_driver=True, **more)
     except Exception as error:
         raise ConnectionError(
-            f"there is no Ray cluster to be had at {address!r}: {_short(error)}. See `ray "
-            "status` there, and that the versions of Ray and Python are the same."
+            f"there is no Ray cluster to be had at {address!r}: {_short(error)}. See `ray status` "
+            "there, and that Ray's and Python's versions and RAY_AUTH_MODE here are the same."
         ) from error
     finally:
         if before is None:
@@ -167,12 +167,14 @@ class _Sweep:
             num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1
         )
         self.board = actor(_board()).remote()
-        self.task = ray.remote(_task).options(
+        worker = ray.remote(
             num_cpus=how.cpus,
             num_gpus=gpus,
             max_retries=0,  # they are counted here, where they can be said
+            max_calls=1 if gpus else 0,  # an idle process would keep its device and the memory
             runtime_env={"env_vars": environment(how.cpus, gpus, os.environ)},
         )
+        self.task = worker(_task)
         self.errand = ray.put(errand)
         self.line = Line(configs)
         self.at_work: dict[Any, int] = {}  # position of a run by its task's result
