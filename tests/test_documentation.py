@@ -21,7 +21,14 @@ import jaxmeter as jm
 from jaxmeter import cli
 
 PAGES = ("README.md", "docs/sharp_edges.md")
-DOCUMENTS = (*PAGES, "docs/design.md", "docs/stores.md", "CONTRIBUTING.md", "CHANGELOG.md")
+DOCUMENTS = (
+    *PAGES,
+    "docs/design.md",
+    "docs/stores.md",
+    "docs/launchers.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+)
 DOCTESTS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 OPERATORS = "intake.onnx_ops"
@@ -138,6 +145,22 @@ ARROWS = {
         *("experiment.configs", "experiment.locks", "experiment.runs"),
         *("experiment.stages", "experiment.store"),
     },
+    "experiment.shipping": {
+        *("experiment.canonical", "experiment.configs", "experiment.fingerprint"),
+        "experiment.stages",
+    },
+    "experiment.dispatch": {
+        *("experiment.canonical", "experiment.configs", "experiment.fingerprint"),
+    },
+    "experiment.remote": {
+        *("experiment.canonical", "experiment.locks", "experiment.runs"),
+        *("experiment.shipping", "experiment.stages", "experiment.store"),
+    },
+    "experiment.on_ray": {
+        *("experiment.canonical", "experiment.configs", "experiment.dispatch"),
+        *("experiment.remote", "experiment.runs", "experiment.shipping"),
+        *("experiment.stages", "experiment.store"),
+    },
     "experiment.sweeping": {
         *("experiment.configs", "experiment.launch", "experiment.runs"),
         *("experiment.store",),
@@ -186,14 +209,14 @@ ARROWS = {
     "experiment.commandline": {
         *("experiment.choosing", "experiment.showing"),
         *("experiment.canonical", "experiment.configs", "experiment.launch"),
-        *("experiment.runs", "experiment.store", "experiment.sweeping"),
-        *("experiment.upkeep",),
+        *("experiment.on_ray", "experiment.runs", "experiment.store"),
+        *("experiment.sweeping", "experiment.upkeep"),
     },
     "experiment": {
         *("experiment.canonical", "experiment.commandline", "experiment.configs"),
-        *("experiment.datasets", "experiment.launch", "experiment.recipes"),
-        *("experiment.runs", "experiment.store", "experiment.sweeping"),
-        *("experiment.upkeep",),
+        *("experiment.datasets", "experiment.launch", "experiment.on_ray"),
+        *("experiment.recipes", "experiment.runs", "experiment.store"),
+        *("experiment.sweeping", "experiment.upkeep"),
     },
     "": {
         *(

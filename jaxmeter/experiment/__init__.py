@@ -5,6 +5,7 @@ from jaxmeter.experiment.commandline import main
 from jaxmeter.experiment.configs import Config, TargetFile, expand
 from jaxmeter.experiment.datasets import Digits, NpzPair, NpzRecords
 from jaxmeter.experiment.launch import Launcher, in_process
+from jaxmeter.experiment.on_ray import OnRay
 from jaxmeter.experiment.recipes import Cnn, Mlp, Normal, Training, Variance
 from jaxmeter.experiment.runs import Outcome, attempt, name_of, run, status
 from jaxmeter.experiment.store import Damage, Store, StoreError, opened
@@ -22,6 +23,7 @@ __all__ = [
     "Normal",
     "NpzPair",
     "NpzRecords",
+    "OnRay",
     "Outcome",
     "Store",
     "StoreError",

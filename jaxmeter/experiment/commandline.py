@@ -3,6 +3,7 @@
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,13 +18,14 @@ from jaxmeter.experiment import choosing, showing
 from jaxmeter.experiment.canonical import ConfigError
 from jaxmeter.experiment.configs import Axes, Config, expand, valid
 from jaxmeter.experiment.launch import in_process
+from jaxmeter.experiment.on_ray import OnRay
 from jaxmeter.experiment.runs import Outcome, attempt, name_of, status
 from jaxmeter.experiment.store import Store, opened
 from jaxmeter.experiment.sweeping import shard_of
 from jaxmeter.experiment.upkeep import gc, verify
 
 STORE = Path("jaxmeter-store")
-_LAUNCHERS: dict[str, Callable[..., Any]] = {"here": in_process}
+_ON_RAY = OnRay()
 _LOG = Console(stderr=True)
 
 
@@ -58,6 +60,9 @@ def main(base: Config, axes: Axes = (), arguments: Sequence[str] | None = None) 
     except (ConfigError, OSError, ValueError, ImportError) as error:
         _LOG.print(f"{error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
+    except KeyboardInterrupt:
+        _LOG.print("Stopped. What was completed is in the store; the same command goes on.")
+        sys.exit(130)
     if code:
         sys.exit(code)
 
@@ -83,7 +88,8 @@ def _commands(
         config: Any,
         store: Path = STORE,
         shard: str = "1/1",
-        launcher: Literal["here"] = "here",
+        launcher: Literal["here", "ray"] = "here",
+        ray: OnRay = _ON_RAY,
     ) -> int:
         """Compute all runs of the study; what is there already is not computed again.
 
@@ -91,16 +97,20 @@ def _commands(
           config: Fields of BASE.
           store: Folder, or URL, that keeps what was computed.
           shard: The part to compute, "2/4" for the second of four; for jobs of an array.
-          launcher: Where the runs are computed: in this process.
+          launcher: Where the runs are computed: in this process, or by a Ray cluster.
+          ray: With "--launcher ray".
         """
         part = _shard(shard)
         configs = shard_of(expand(config, choosing.swept(config, axes, of_axes)), part)
-        launch = _LAUNCHERS[launcher]
+        launchers: dict[str, Callable[..., Any]] = {"here": in_process, "ray": ray}
+        launch = launchers[launcher]
 
         def work(store: Store, progress: Any) -> Any:
             return launch(configs, store, progress=progress)
 
-        return _failures(list(_watched(len(configs), store, work)))
+        with redirect_stdout(sys.stderr):  # where Ray says what its machines say
+            outcomes = list(_watched(len(configs), store, work))
+        return _failures(outcomes)
 
     def status_command(store: Path = STORE) -> int:
         """Say how far the study is.

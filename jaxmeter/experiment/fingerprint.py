@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,18 @@ def code_version(*modules: str) -> str:
     study's BASE, AXES and `if __name__ == "__main__"`. A module is read as it is on disk when it
     is first asked for; nothing is imported.
     """
-    seen: dict[str, str] = {}
+    return digest(sorted((label, sha) for label, (_, sha) in _modules_behind(modules).items()))
+
+
+def sources(*modules: str) -> dict[str, Path]:
+    """The files that `code_version` reads outside jaxmeter, by the module's name."""
+    found = _modules_behind(modules)
+    return {n: path for n, (path, _) in found.items() if path and not n.startswith(f"{_OURS}.")}
+
+
+def _modules_behind(modules: Sequence[str]) -> dict[str, tuple[Path | None, str]]:
+    """Source and hash of modules and of what they import, by name; a script's is its file's."""
+    seen: dict[str, tuple[Path | None, str]] = {}
     waiting = [(name, _file(name)) for name in modules]
     while waiting:
         name, path = waiting.pop()
@@ -77,17 +88,18 @@ def code_version(*modules: str) -> str:
         if label in seen or name == _OURS:  # the package itself only names things
             continue
         if path is None:
-            seen[label] = "no source"
+            seen[label] = None, "no source"
             continue
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        imported, seen[label] = _read(path.read_bytes(), package)
+        imported, sha = _read(path.read_bytes(), package)
+        seen[label] = path, sha
         for other in imported:
             found = _file_of_ours(other)
             if found is None and not name.startswith(f"{_OURS}."):
                 found = _existing(path.parent / f"{other}.py")
             if found is not None:
                 waiting.append((other, found))
-    return digest(sorted(seen.items()))
+    return seen
 
 
 @functools.lru_cache(maxsize=1024)

@@ -182,6 +182,23 @@ def _once(config: Config, store: Store, *, progress: Progress | None, wait: bool
         return made
 
 
+def abandon(name: str, store: Store, error: str) -> None:
+    """Says in a run's status that it failed, for one whose process was lost and could not.
+
+    Nothing is said of a run that is done, or that another process is at by now.
+    """
+    with contextlib.suppress(OSError, Busy):
+        with store.writable(), locked(store.lock("runs", name), wait=False):
+            folder = store.runs / name
+            with contextlib.suppress(OSError, ValueError):
+                if json.loads((folder / STATUS).read_bytes())["state"] == "done":
+                    return
+            folder.mkdir(parents=True, exist_ok=True)
+            _state(folder, "failed", error=error)
+            if store.mirror is not None:
+                store.mirror.replace(folder, f"runs/{name}", STATUS)
+
+
 def digest_of(content: bytes) -> str:
     """SHA-256 of bytes."""
     return hashlib.sha256(content).hexdigest()

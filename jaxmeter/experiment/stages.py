@@ -214,17 +214,18 @@ def code(config: Config) -> str:
 
 def _code(modules: tuple[str, ...], parts: tuple[Any, ...]) -> str:
     """The version of stages' modules and of those that define the parts of the config."""
-    return code_version(*sorted({*modules, *_modules(parts)}))
+    return code_version(*sorted({*modules, *modules_of(parts)}))
 
 
-def _modules(part: Any) -> Iterator[str]:
+def modules_of(part: Any) -> Iterator[str]:
+    """The modules that define the types of a config, as Python names them."""
     if isinstance(part, tuple):
         for item in part:
-            yield from _modules(item)
+            yield from modules_of(item)
     elif dataclasses.is_dataclass(part):
         yield type(part).__module__
         for field in dataclasses.fields(part):
-            yield from _modules(getattr(part, field.name))
+            yield from modules_of(getattr(part, field.name))
 
 
 def _files(part: Any) -> tuple[Path, ...]:

@@ -1,0 +1,3 @@
+"""What fatal_study imports: it has to go along."""
+
+WIDTH = 8
