@@ -21,7 +21,14 @@ import jaxmeter as jm
 from jaxmeter import cli
 
 PAGES = ("README.md", "docs/sharp_edges.md")
-DOCUMENTS = (*PAGES, "docs/design.md", "docs/stores.md", "CONTRIBUTING.md", "CHANGELOG.md")
+DOCUMENTS = (
+    *PAGES,
+    "docs/design.md",
+    "docs/stores.md",
+    "docs/studies.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+)
 DOCTESTS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 OPERATORS = "intake.onnx_ops"
