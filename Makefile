@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench study clean
+.PHONY: demo test lint bench study sweep clean
 
 # Each stamp stands for "installed with these extras"; a changed pyproject.toml installs again.
 $(VENV)/.installed: pyproject.toml
@@ -40,6 +40,13 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/results.py
 ifdef JAXMETER_DATA
 	$(BIN)/python benchmarks/location30.py --data $(JAXMETER_DATA)/location30.npz
+endif
+
+sweep: $(VENV)/.installed
+	$(BIN)/python experiments/demo.py sweep
+	$(BIN)/python experiments/digits_training_size.py sweep
+ifdef JAXMETER_DATA
+	$(BIN)/python experiments/location30_layers.py sweep
 endif
 
 study: $(VENV)/.installed-test

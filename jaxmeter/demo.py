@@ -1,30 +1,37 @@
 """The demo's target: a small CNN on half of scikit-learn's digits, trained until it overfits."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from jaxmeter.intake.surroundings import keras as loaded_keras
 
 FILES = ("target.keras", "members.npz", "nonmembers.npz")
+EPOCHS = 150
+
+Labelled = tuple[NDArray, NDArray]
 
 
-def train(folder: Path, *, seed: int, epochs: int = 150) -> tuple[Path, Path]:
-    """Trains the target and writes target.keras, members.npz and nonmembers.npz into `folder`.
-
-    Initial weights ten times the usual scale: gradient descent then hardly learns features and fits
-    the training set by memorising it (train accuracy 1.00, test accuracy about 0.95).
-
-    Returns:
-      Paths of the members and of the non-members.
-    """
-    keras = loaded_keras()
+def halves(*, seed: int) -> tuple[Labelled, Labelled]:
+    """The digits' `(x [n, 8, 8, 1], y [n])` in two halves: members, non-members."""
     digits = load_digits()
     x, y = (digits.images[..., None] / 16).astype(np.float32), digits.target
     order = np.random.default_rng(seed).permutation(len(y))
-    halves = order[: len(y) // 2], order[len(y) // 2 :]
+    inside, outside = order[: len(y) // 2], order[len(y) // 2 :]
+    return (x[inside], y[inside]), (x[outside], y[outside])
+
+
+def classifier(x: NDArray, y: NDArray, *, seed: int, epochs: int = EPOCHS) -> Any:
+    """The Keras model, trained on `x` and `y`.
+
+    Initial weights ten times the usual scale: gradient descent then hardly learns features and fits
+    the training set by memorising it (train accuracy 1.00, test accuracy about 0.95).
+    """
+    keras = loaded_keras()
     keras.utils.set_random_seed(seed)
 
     def large(number: int) -> object:
@@ -42,9 +49,19 @@ def train(folder: Path, *, seed: int, epochs: int = 150) -> tuple[Path, Path]:
     )
     model.compile("adam", "sparse_categorical_crossentropy")
     with jax.numpy_rank_promotion("allow"):  # Keras relies on it
-        model.fit(x[halves[0]], y[halves[0]], batch_size=32, epochs=epochs, verbose=0)
-    model.save(folder / "target.keras")
+        model.fit(x, y, batch_size=32, epochs=epochs, verbose=0)
+    return model
+
+
+def train(folder: Path, *, seed: int, epochs: int = EPOCHS) -> tuple[Path, Path]:
+    """Trains the target and writes target.keras, members.npz and nonmembers.npz into `folder`.
+
+    Returns:
+      Paths of the members and of the non-members.
+    """
+    members, nonmembers = halves(seed=seed)
+    classifier(*members, seed=seed, epochs=epochs).save(folder / "target.keras")
     paths = folder / "members.npz", folder / "nonmembers.npz"
-    for path, half in zip(paths, halves, strict=True):
-        np.savez(path, x=x[half], y=y[half])
+    for path, (x, y) in zip(paths, (members, nonmembers), strict=True):
+        np.savez(path, x=x, y=y)
     return paths

@@ -26,6 +26,7 @@ DOCUMENTS = (
     "docs/design.md",
     "docs/stores.md",
     "docs/launchers.md",
+    "docs/studies.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
 )

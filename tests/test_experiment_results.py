@@ -115,6 +115,16 @@ def test_a_field_that_only_some_variants_have_is_null_elsewhere(tmp_path: Path):
     assert varying(table) == ["target"], "fields that vary as one are one axis"
 
 
+def test_a_seed_that_a_part_has_too_is_the_seed(tmp_path: Path):
+    for seed in (0, 1):
+        found = rows({"a": 1.0}, seed)
+        finished_run(tmp_path, "one", {"seed": seed, "data.seed": seed}, found)
+        finished_run(tmp_path, "two", {"seed": seed, "data.seed": 1 - seed, "fold": seed}, found)
+    assert varying(results.tidy(tmp_path, "one")) == ["seed"]
+    assert varying(results.tidy(tmp_path, "two")) == ["data.seed", "seed"], "another seed is not"
+    assert results.table(tmp_path, "one").by == ("attack",)
+
+
 def test_the_parquet_file_holds_the_same_table(store: Path):
     (path,) = results.write(store)
     assert path == store / "studies" / "sizes" / "results.parquet"

@@ -4,10 +4,12 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from stores import small_study
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SMOKE = {"EPOCHS": "20", "ATTACK_EPOCHS": "2", "ENSEMBLE": "5", "SEED": "0"}
@@ -30,7 +32,8 @@ print(json.dumps({
 
 @pytest.fixture
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A kernel on this very interpreter, whatever kernels the machine has."""
+    """A kernel on this very interpreter and this package, whatever the machine has."""
+    monkeypatch.setenv("PYTHONPATH", str(NOTEBOOKS[0].parents[1]))
     folder = tmp_path / "jupyter" / "kernels" / KERNEL
     folder.mkdir(parents=True)
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -49,14 +52,8 @@ def test_quickstart_runs_and_its_results_are_sane(
     for name, value in SMOKE.items():
         monkeypatch.setenv(f"JAXMETER_{name}", value)
     monkeypatch.setenv("JAXMETER_OUT", str(tmp_path / "report"))
-    notebook = read("quickstart")
-    notebook.cells.append(nbformat.v4.new_code_cell(PROBE))
-    client = NotebookClient(
-        notebook, kernel_name=kernel, timeout=300, resources={"metadata": {"path": str(tmp_path)}}
-    )
-    client.execute()
+    notebook, found = executed("quickstart", kernel, tmp_path, PROBE)
 
-    found = json.loads(notebook.cells[-1].outputs[0].text)
     aucs = {attack["name"]: attack["auc"] for attack in found["attacks"]}
     assert list(aucs) == [
         *("negative loss", "confidence", "modified entropy", "gradient norm"),
@@ -76,12 +73,61 @@ def test_quickstart_runs_and_its_results_are_sane(
         *(f"{layer}/{kind}" for layer in ("conv", "hidden", "out") for kind in ("kernel", "bias"))
     }
 
-    kinds = [
-        kind for cell in notebook.cells for out in cell.get("outputs", []) for kind in kinds_of(out)
-    ]
+    kinds = kinds_in(notebook)
     assert kinds.count("image/png") == 2
     assert "stderr" not in kinds, "a cell warned"
     assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
+
+
+# Of notebooks/sweep.ipynb: rows a run and attack, and how often something was drawn or computed.
+PROBE_OF_SWEEP = """
+import json
+print(json.dumps({
+    "rows": tidy.select([*comparison.by, "seed", "auc_low", "auc", "auc_high"]).to_pylist(),
+    "lines": [[*line.values, line.runs] for line in comparison.lines],
+    "drawn": sorted(path.name for path in drawn),
+    "damaged": len(experiment.verify(STORE)),
+    "computed": None if "summary" not in globals() else summary.computed,
+}))
+"""
+
+
+def test_sweep_makes_a_store_and_compares_its_runs(
+    kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    for name, value in {"SEEDS": "2", "EPOCHS": "2", "ATTACK_EPOCHS": "1"}.items():
+        monkeypatch.setenv(f"JAXMETER_{name}", value)
+    monkeypatch.setenv("JAXMETER_STORE", "")
+    notebook, found = executed("sweep", kernel, tmp_path, PROBE_OF_SWEEP)
+
+    attacks = ("negative loss", "gradient norm", "white box", "blind baseline")
+    assert found["lines"] == [[epochs, attack, 2] for epochs in (1, 2) for attack in attacks]
+    assert len(found["rows"]) == 16 and found["damaged"] == 0
+    for row in found["rows"]:
+        assert 0 <= row["auc_low"] <= row["auc"] <= row["auc_high"] <= 1, row
+    # Of 4 runs; those of one seed have the same records and the same blind baseline.
+    assert found["computed"] == 4 * (len(attacks) + 5) - 2 * 2
+    drawn = ("auc-by-target-training-epochs", "roc", "tpr-at-0-01-by-target-training-epochs")
+    assert found["drawn"] == sorted(f"{name}.{kind}" for name in drawn for kind in ("png", "svg"))
+    kinds = kinds_in(notebook)
+    assert kinds.count("image/png") == 3
+    assert "stderr" not in kinds, "a cell warned"
+    assert (tmp_path / "sweep-figures" / "index.html").stat().st_size > 10_000
+
+
+def test_sweep_reads_the_store_that_it_is_given(
+    kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    small_study(tmp_path / "mine", seeds=2)
+    monkeypatch.setenv("JAXMETER_STORE", "mine")
+    notebook, found = executed("sweep", kernel, tmp_path, PROBE_OF_SWEEP)
+    assert found["computed"] is None and not (tmp_path / "sweep-store").exists()
+    assert len(found["lines"]) == 3 * 2 * 3 and {line[-1] for line in found["lines"]} == {2}
+    aucs = {(row["data.known"], row["attack"]): row["auc"] for row in found["rows"]}
+    assert aucs[1000, "learned"] > aucs[10, "blind baseline"]
+    assert "roc.png" in found["drawn"]
+    assert "stderr" not in kinds_in(notebook)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -98,8 +144,9 @@ def test_notebooks_are_kept_clean(path: Path):
             assert cell.execution_count is None, f"cell {cell.id} was run; clear its outputs"
 
 
-def test_backend_is_set_before_keras_is_imported():
-    sources = [cell.source for cell in read("quickstart").cells if cell.cell_type == "code"]
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_backend_is_set_before_keras_is_imported(path: Path):
+    sources = [cell.source for cell in read(path.stem).cells if cell.cell_type == "code"]
     assert 'os.environ["KERAS_BACKEND"] = "jax"' in sources[0]
     assert not any(
         line.startswith(("import keras", "import jax")) for line in sources[0].split("\n")
@@ -109,6 +156,23 @@ def test_backend_is_set_before_keras_is_imported():
 def read(name: str) -> nbformat.NotebookNode:
     (path,) = (path for path in NOTEBOOKS if path.stem == name)
     return nbformat.read(path, as_version=4)
+
+
+def executed(
+    name: str, kernel: str, folder: Path, probe: str
+) -> tuple[nbformat.NotebookNode, dict[str, Any]]:
+    """A notebook, run in a folder, and what the probe printed after it."""
+    notebook = read(name)
+    notebook.cells.append(nbformat.v4.new_code_cell(probe))
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, kernel_name=kernel, timeout=300, resources=resources).execute()
+    return notebook, json.loads(notebook.cells[-1].outputs[0].text)
+
+
+def kinds_in(notebook: nbformat.NotebookNode) -> list[str]:
+    """What all outputs hold, see `kinds_of`."""
+    outputs = (out for cell in notebook.cells for out in cell.get("outputs", []))
+    return [kind for out in outputs for kind in kinds_of(out)]
 
 
 def kinds_of(output: nbformat.NotebookNode) -> list[str]:

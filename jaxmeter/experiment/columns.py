@@ -102,12 +102,16 @@ def of_role(table: pa.Table, role: str) -> list[str]:
 def varying(table: pa.Table) -> list[str]:
     """Config columns with more than one value; of columns that vary as one, the first.
 
-    The seed comes among them if it varies.
+    The seed comes among them if it varies; a part's own seed that equals it everywhere does not.
     """
     found, seen = [], set()
+    seeds = table["seed"].to_pylist() if "seed" in table.column_names else None
     for name in of_role(table, "config"):
+        values = table[name].to_pylist()
+        if name.endswith(".seed") and values == seeds:
+            continue
         numbers: dict[Any, int] = {}
-        pattern = tuple(numbers.setdefault(v, len(numbers)) for v in table[name].to_pylist())
+        pattern = tuple(numbers.setdefault(v, len(numbers)) for v in values)
         if len(numbers) > 1 and (name == "seed" or pattern not in seen):
             found.append(name)
             if name != "seed":
