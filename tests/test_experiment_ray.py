@@ -285,7 +285,7 @@ def test_types_of_a_notebook_are_refused(base, monkeypatch):
         pass
 
     monkeypatch.setattr(Prompt, "__module__", "__main__")
-    monkeypatch.delattr(sys.modules["__main__"], "__file__")
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
     with pytest.raises(experiment.ConfigError, match="Put them into a file"):
         shipping.packed([replace(base, target=Prompt(folder=Path()))])
 
