@@ -34,7 +34,7 @@ def by_chunks(fun: Callable[..., Any], *args: Array) -> Any:
         return jax.vmap(fun)(*args)
     closed, shape = _traced(fun, args)
     work = peak(closed.jaxpr, closed.jaxpr.invars, results=False)
-    chunk = n if tree_bytes(shape) > work else _chunk(n, work)
+    chunk = n if tree_bytes(shape) > work else _chunk(n, work, tree_bytes(closed.consts))
     tree = jax.tree.structure(shape)
 
     def run(*args: Array) -> Any:  # traced once
@@ -78,7 +78,7 @@ def gradient_by_chunks(
     closed, shape = _traced(lambda *row: gradient(params, None, *(a[None] for a in row)), args)
     work = peak(closed.jaxpr, closed.jaxpr.invars, results=False)
     light = n * work < 4 * _CACHE or tree_bytes(shape) > _CACHE // 4
-    chunk = n if light else _chunk(n, work)
+    chunk = n if light else _chunk(n, work, tree_bytes(closed.consts))
     if chunk == n:
         return gradient(params, None, *args)
 
@@ -100,12 +100,18 @@ def _traced(fun: Callable[..., Any], args: tuple[Array, ...]) -> Any:
     return jax.make_jaxpr(fun, return_shape=True)(*rows)
 
 
-def _chunk(n: int, work: int) -> int:
-    """Records in a chunk, if each takes `work` bytes: a divisor of n if one is about as large."""
+def _chunk(n: int, work: int, shared: int = 0) -> int:
+    """Records in a chunk, if each takes `work` bytes: a divisor of n if one is about as large.
+
+    All at once if what each chunk reads again, `shared` bytes of weights, is more than what would
+    leave the cache.
+    """
     most = max(_LEAST, _CACHE // max(work, 1))
     if most >= n:
         return n
-    return max((c for c in range(most // 2 + 1, most + 1) if n % c == 0), default=most)
+    chunk = max((c for c in range(most // 2 + 1, most + 1) if n % c == 0), default=most)
+    again = (-(-n // chunk) - 1) * shared
+    return n if again > n * work - _CACHE else chunk
 
 
 def _windows(n: int, chunk: int) -> Array:

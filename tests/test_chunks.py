@@ -78,6 +78,9 @@ def test_a_chunk_fits_the_cache_and_divides_the_records_where_it_can():
     assert chunks._chunk(127, 2**20) == 16  # nothing divides it
     assert chunks._chunk(128, 2**40) == 8  # weights are not read for fewer
     assert chunks._chunk(128, 1) == 128
+    spilled = 128 * 2**18 - 2**24  # two chunks, so weights are read once more
+    assert chunks._chunk(128, 2**18, shared=spilled) == 64
+    assert chunks._chunk(128, 2**18, shared=spilled + 1) == 128
 
 
 def convolutional_target() -> jm.Target:
