@@ -33,6 +33,7 @@ lint: $(VENV)/.installed-lint
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/gradients.py
 	$(BIN)/python benchmarks/lowering.py
+	$(BIN)/python benchmarks/chunks.py
 	$(BIN)/python benchmarks/intake.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/fitting.py

@@ -23,7 +23,8 @@ import numpy as np
 import timing
 from jax import lax
 
-from jaxmeter.lowering import Case, form_of, lowered
+from jaxmeter.convolutions import Case, form_of
+from jaxmeter.lowering import lowered
 
 # name: size, channels, features, kernel, stride, padding, groups
 LAYERS = {

@@ -17,7 +17,7 @@ from jax.extend import core
 from jaxmeter.memory import peak, tree_bytes
 
 # Measured by benchmarks/gradients.py on two CPU cores with 1 MiB of second-level cache each.
-_CACHE = 2**24  # bytes of intermediate arrays of a chunk
+CACHE = 2**24  # bytes of intermediate arrays of a chunk
 _LEAST = 8  # records in a chunk, so that weights are not read for too few
 
 
@@ -77,7 +77,7 @@ def gradient_by_chunks(
         return gradient(params, None, *args)
     closed, shape = _traced(lambda *row: gradient(params, None, *(a[None] for a in row)), args)
     work = peak(closed.jaxpr, closed.jaxpr.invars, results=False)
-    light = n * work < 4 * _CACHE or tree_bytes(shape) > _CACHE // 4
+    light = n * work < 4 * CACHE or tree_bytes(shape) > CACHE // 4
     chunk = n if light else _chunk(n, work, tree_bytes(closed.consts))
     if chunk == n:
         return gradient(params, None, *args)
@@ -106,12 +106,12 @@ def _chunk(n: int, work: int, shared: int = 0) -> int:
     All at once if what each chunk reads again, `shared` bytes of weights, is more than what would
     leave the cache.
     """
-    most = max(_LEAST, _CACHE // max(work, 1))
+    most = max(_LEAST, CACHE // max(work, 1))
     if most >= n:
         return n
     chunk = max((c for c in range(most // 2 + 1, most + 1) if n % c == 0), default=most)
     again = (-(-n // chunk) - 1) * shared
-    return n if again > n * work - _CACHE else chunk
+    return n if again > n * work - CACHE else chunk
 
 
 def _windows(n: int, chunk: int) -> Array:

@@ -62,14 +62,7 @@ def roc_figure(report: "Report") -> Figure:
             ax.fill_between(grid, low, high, step="post", color=style["color"], alpha=0.18, lw=0)
     ax.axvspan(left, smallest, color=MUTED, alpha=0.14, lw=0)
     ax.plot([left, 1], [left, 1], color=MUTED, lw=1, ls=(0, (2, 2)), zorder=2)
-    ax.set_xscale("log", nonpositive="clip")
-    ax.set_yscale("log", nonpositive="clip")
-    ax.set_xlim(left, 1)
-    ax.set_ylim(bottom, 1.05)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(FixedLocator([10.0**-k for k in range(8)]))
-        axis.set_major_formatter(FuncFormatter(lambda rate, _: f"{100 * rate:g}%"))
-        axis.set_minor_formatter(NullFormatter())
+    set_rates(ax, left, bottom)
     ax.set_xlabel("False positive rate: non-members called members")
     ax.set_ylabel("True positive rate: members found")
     ax.text(
@@ -365,3 +358,15 @@ def set_title(ax: Axes, name: str, width: int = 28) -> None:
 
 def _finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
+
+
+def set_rates(ax: Axes, left: float, bottom: float) -> None:
+    """Both axes of a ROC in logs, from the rates that can be resolved to 1."""
+    ax.set_xscale("log", nonpositive="clip")
+    ax.set_yscale("log", nonpositive="clip")
+    ax.set_xlim(left, 1)
+    ax.set_ylim(bottom, 1.05)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(FixedLocator([10.0**-k for k in range(8)]))
+        axis.set_major_formatter(FuncFormatter(lambda rate, _: f"{100 * rate:g}%"))
+        axis.set_minor_formatter(NullFormatter())

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend import core
 
-from jaxmeter.lowering import bind, lowered
+from jaxmeter.equations import bind
+from jaxmeter.lowering import lowered
 from jaxmeter.target import Outputs, Target
 from jaxmeter.uses import Derived, Use, adds, is_inexact
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxmeter.convolutions import patches_of
+from jaxmeter.equations import bind
 from jaxmeter.factors import (
     Outer,
     Products,
@@ -18,7 +20,6 @@ from jaxmeter.factors import (
     ghost_is_cheaper,
     swapped,
 )
-from jaxmeter.lowering import bind, patches_of
 
 # Of one operand, these only put its entries in another order, shape or type.
 _PERMUTING = {"convert_element_type", "copy", "copy_p", "reshape", "squeeze", "transpose", "rev"}

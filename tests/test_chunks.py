@@ -13,7 +13,7 @@ from jaxmeter.memory import peak, tree_bytes
 @pytest.fixture
 def small_cache(monkeypatch):
     """Chunks of few records, for few records."""
-    monkeypatch.setattr(chunks, "_CACHE", 1)
+    monkeypatch.setattr(chunks, "CACHE", 1)
     jax.clear_caches()
     yield
     jax.clear_caches()
@@ -115,7 +115,7 @@ def test_signals_and_gradients_are_the_same_by_chunks(monkeypatch):
     calls = []
     windows = chunks._windows
     monkeypatch.setattr(chunks, "_windows", lambda *a: calls.append(a) or windows(*a))
-    monkeypatch.setattr(chunks, "_CACHE", 2**13)
+    monkeypatch.setattr(chunks, "CACHE", 2**13)
     jax.clear_caches()
     for name, way in ways.items():
         calls.clear()

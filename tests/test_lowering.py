@@ -11,7 +11,8 @@ from jax import lax
 
 import jaxmeter as jm
 from helpers import assert_close, reference_gradients
-from jaxmeter.lowering import Case, form_of, lowered
+from jaxmeter.convolutions import Case, form_of
+from jaxmeter.lowering import lowered
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 

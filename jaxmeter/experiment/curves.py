@@ -21,7 +21,7 @@ from jaxmeter.experiment.tables import (
     is_rate,
     value_text,
 )
-from jaxmeter.figures import DASHES, MUTED, PALETTE, RULE, set_legend, set_title, sheet
+from jaxmeter.figures import DASHES, MUTED, PALETTE, RULE, set_legend, set_rates, set_title, sheet
 from jaxmeter.findings import shortened
 from jaxmeter.metrics import AttackResult
 
@@ -60,7 +60,8 @@ def roc_figure(panels: Mapping[str, Sequence[Family]]) -> Figure:
         for family in families:
             _family(ax, family, styles[family.label])
         ax.plot([left, 1], [left, 1], color=MUTED, lw=1, ls=(0, (2, 2)), zorder=2)
-        _log_log(ax, left, bottom)
+        set_rates(ax, left, bottom)
+        ax.grid(True, color=RULE, lw=0.6, alpha=0.7)
         set_title(ax, name, 28 if columns == 2 else 60)
     for ax in axes[len(shown) :]:
         ax.set_visible(False)
@@ -187,18 +188,6 @@ def _curve_label(label: str, shown: dict[str, list[Family]]) -> str:
         return short
     (families,) = shown.values()
     return f"{short} ({_auc(next(f for f in families if f.label == label)):.3f})"
-
-
-def _log_log(ax: Axes, left: float, bottom: float) -> None:
-    ax.set_xscale("log", nonpositive="clip")
-    ax.set_yscale("log", nonpositive="clip")
-    ax.set_xlim(left, 1)
-    ax.set_ylim(bottom, 1.05)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(FixedLocator([10.0**-k for k in range(8)]))
-        axis.set_major_formatter(FuncFormatter(lambda rate, _: f"{100 * rate:g}%"))
-        axis.set_minor_formatter(NullFormatter())
-    ax.grid(True, color=RULE, lw=0.6, alpha=0.7)
 
 
 # --- Metrics against an axis.

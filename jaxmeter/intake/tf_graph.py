@@ -5,10 +5,8 @@ So each variable that a function captured becomes an input of the graph, under a
 which variable it is; other captured values become constants.
 """
 
-import logging
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -133,13 +131,10 @@ def _converted(
     graph_def: graph_pb2.GraphDef, inputs: Iterable[str], outputs: Iterable[str]
 ) -> onnx.ModelProto:
     try:
-        with _silent():
-            model, _ = tf2onnx.convert.from_graph_def(
-                graph_def,
-                input_names=list(inputs),
-                output_names=list(outputs),
-                opset=_OPSET,
-            )
+        # What its log says of unknown operators, which callers silence, is said by `parse`.
+        model, _ = tf2onnx.convert.from_graph_def(
+            graph_def, input_names=list(inputs), output_names=list(outputs), opset=_OPSET
+        )
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnsupportedOperator(
@@ -161,14 +156,3 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
                 yield from _graphs(attribute.g)
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Without tf2onnx's log: what it says of unknown operators is said by `parse`."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(before)

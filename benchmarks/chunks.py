@@ -1,0 +1,48 @@
+"""What it gains to compute records in chunks that stay in the caches, network by network.
+
+    python benchmarks/chunks.py [--nets resnet,separable] [--records 128] [--repeats 9]
+
+jaxmeter's programs of `benchmarks/gradients.py`, each compiled twice, with chunks and without, in
+one interleaved run; medians.
+"""
+
+import argparse
+from functools import partial
+
+import gradients
+import jax
+import nets
+import timing
+
+from jaxmeter import chunks
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nets", default=",".join(nets.NETS), help="names, with commas between")
+    parser.add_argument("--records", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=9)
+    arguments = parser.parse_args()
+    print(timing.machine(), timing.load(), sep="\n")
+    cache = chunks.CACHE
+    for name in arguments.nets.split(","):
+        _, target, x, y = gradients.loaded(name, arguments.records)
+        runs = {}
+        for size in (cache, 2**62):
+            chunks.CACHE = size
+            jax.clear_caches()
+            for program, (fun, args) in gradients.ours(target, x, y).items():
+                if program != gradients.FORWARD:
+                    runs[program, size] = partial(fun.lower(*args).compile(), *args)
+        chunks.CACHE = cache
+        ms = timing.medians({f"{k}": run for k, run in runs.items()}, arguments.repeats)
+        print(f"\n{nets.NETS[name].__doc__}\n{'':34}{'chunks':>9}{'whole':>9}{'ratio':>7}")
+        for program in dict.fromkeys(program for program, _ in runs):
+            with_, without = (1e3 * ms[f"{(program, size)}"] for size in (cache, 2**62))
+            print(f"{program:34}{with_:9.2f}{without:9.2f}{with_ / without:7.2f}", flush=True)
+    print(timing.load())
+
+
+if __name__ == "__main__":
+    main()
