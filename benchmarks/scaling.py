@@ -31,7 +31,7 @@ from keras import layers
 import jaxmeter as jm
 from jaxmeter.signals.program import of_batch
 
-BATCHES = (8, 64, 512)
+BATCHES = (8, 64, 512, 4096)
 
 
 def dense() -> keras.Model:
@@ -91,9 +91,11 @@ def extraction(make: Callable[[], keras.Model], largest: int, repeats: int) -> N
 def compilation(repeats: int) -> None:
     """Prints seconds of compilation by batch."""
     print(
-        "\nseconds to compile, tracing left out; medians, and the largest batch over the smallest"
+        "\nseconds to compile, tracing left out; medians, and the largest batch over the smallest "
+        "and over 64, which chunks have a loop for"
     )
-    print(f"{'batch':34}" + "".join(f"{batch:9}" for batch in BATCHES) + f"{'ratio':>8}")
+    titles = "".join(f"{f'/{batch}':>8}" for batch in BATCHES[:2])
+    print(f"{'batch':34}" + "".join(f"{batch:9}" for batch in BATCHES) + titles)
     for make in (dense, pooled):
         print(make.__doc__)
         target = jm.load_target(make())
@@ -120,7 +122,8 @@ def compilation(repeats: int) -> None:
                     jax.clear_caches()  # else the second compilation is a look-up
             found = [statistics.median(times) for times in seconds.values()]
             cells = "".join(f"{value:9.2f}" for value in found)
-            print(f"  {fun.__name__:32}{cells}{found[-1] / found[0]:8.2f}", flush=True)
+            ratios = "".join(f"{found[-1] / base:8.2f}" for base in found[:2])
+            print(f"  {fun.__name__:32}{cells}{ratios}", flush=True)
 
 
 def main() -> None:

@@ -36,7 +36,8 @@ def cross_entropy(logits: Array, y: ArrayLike) -> Array:
     y = jnp.asarray(y)
     is_y = jax.nn.one_hot(y, logits.shape[-1], dtype=bool)
     others = jax.nn.logsumexp(jnp.where(is_y, -jnp.inf, logits), axis=-1)
-    own = jnp.take_along_axis(logits, y[..., None], axis=-1)[..., 0]
+    # A masked sum and no index: the gradient of an index scatters, one record after the other.
+    own = jnp.where(is_y.any(axis=-1), jnp.where(is_y, logits, 0).sum(axis=-1), jnp.nan)
     return jax.nn.softplus(others - own)
 
 

@@ -70,6 +70,7 @@ def lowered(fun: Callable[_P, _R], *, looped: bool = False) -> Callable[_P, _R]:
 def _evaluated(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], looped: bool) -> list[Any]:
     if not _has_work(jaxpr, looped):
         return list(core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, consts))(*args))
+    jaxpr = _with_pads_folded(jaxpr, looped)
     env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
     env.update(zip(jaxpr.invars, args, strict=True))
     for eqn in jaxpr.eqns:
@@ -130,6 +131,76 @@ def _rewritten(value: Any, looped: bool) -> Any:
     if isinstance(value, core.ClosedJaxpr):
         return new
     return value if new.consts else new.jaxpr
+
+
+# --- zeros around an image ------------------------------------------------------------------
+
+
+def _with_pads_folded(jaxpr: Any, looped: bool) -> Any:
+    """The program with zero padding ahead of a convolution made the convolution's own.
+
+    XLA does so by itself, but not for a program of one record that is mapped over records: then it
+    writes the padded images. Where the convolution would take another form, it is left.
+    """
+    pads: dict[Any, Any] = {}  # result of a pad -> its equation's operand and configuration
+    eqns = []
+    for eqn in jaxpr.eqns:
+        if (pad := _zero_pad(eqn)) is not None:
+            pads[eqn.outvars[0]] = pad
+        elif eqn.primitive.name == "conv_general_dilated":
+            given = eqn
+            while not isinstance(eqn.invars[0], core.Literal) and eqn.invars[0] in pads:
+                folded = _folded(eqn, *pads[eqn.invars[0]])
+                if folded is None or chosen_form(folded, looped) != chosen_form(given, looped):
+                    break
+                eqn = folded
+        eqns.append(eqn)
+    kept, read = [], set(_variables(jaxpr.outvars))
+    for eqn in reversed(eqns):
+        if read.intersection(eqn.outvars) or not pads.keys() & set(eqn.outvars):
+            kept.append(eqn)
+            read.update(_variables(eqn.invars))
+    return jaxpr.replace(eqns=kept[::-1])
+
+
+def _variables(atoms: Sequence[Any]) -> list[Any]:
+    return [v for v in atoms if not isinstance(v, core.Literal)]
+
+
+def _zero_pad(eqn: Any) -> tuple[Any, Any] | None:
+    """What an equation pads with zeros and how, also one `jnp.pad` has wrapped in a jit."""
+    if eqn.primitive.name == "pad":
+        value = eqn.invars[1]
+        zero = isinstance(value, core.Literal) and value.val == 0
+        return (eqn.invars[0], eqn.params["padding_config"]) if zero else None
+    if eqn.params.get("name") != "_pad" or len(eqn.invars) != 2:
+        return None
+    inner, value = eqn.params["jaxpr"].jaxpr, eqn.invars[1]
+    if [e.primitive.name for e in inner.eqns] != ["convert_element_type", "pad"]:
+        return None
+    convert, pad = inner.eqns
+    chained = pad.invars == [inner.invars[0], convert.outvars[0]]
+    chained = chained and convert.invars == [inner.invars[1]] and inner.outvars == pad.outvars
+    zero = isinstance(value, core.Literal) and value.val == 0
+    return (eqn.invars[0], pad.params["padding_config"]) if zero and chained else None
+
+
+def _folded(eqn: Any, image: Any, config: Sequence[tuple[int, int, int]]) -> Any | None:
+    """A convolution that pads for itself, or None where that is not the same."""
+    batch, channels, *spatial = eqn.params["dimension_numbers"].lhs_spec
+    widths = [config[d] for d in (*spatial, batch, channels)]
+    own = eqn.params["padding"]
+    plain = set(eqn.params["lhs_dilation"]) == {1} and all(gap == 0 for _, _, gap in widths)
+    grows = min(low for pair in (*own, *(w[:2] for w in widths)) for low in pair) >= 0
+    if not plain or not grows or any(any(w) for w in widths[len(spatial) :]):
+        return None
+    padding = [
+        (int(low + more), int(high + still))
+        for (low, high), (more, still, _) in zip(own, widths[: len(spatial)], strict=True)
+    ]
+    return eqn.replace(
+        invars=[image, eqn.invars[1]], params={**eqn.params, "padding": tuple(padding)}
+    )
 
 
 # --- max-pooling --------------------------------------------------------------------------------

@@ -177,6 +177,59 @@ def test_every_form_is_exact(case):
     assert_equal_in_every_mode(fun, x, w, looped=True)
 
 
+def padded(widths, value=0.0, size=12, kernel=3, **kwargs):
+    """jnp.pad ahead of a convolution."""
+
+    def fun(x, w):
+        x = jnp.pad(x, ((0, 0), *widths, (0, 0)), constant_values=value)
+        return lax.conv_general_dilated(
+            x, w, (2, 2), [(1, 0)] * 2, dimension_numbers=NHWC, **kwargs
+        )
+
+    return fun, normal(2, size, size, 8), normal(kernel, kernel, 8, 4, seed=1)
+
+
+@pytest.mark.parametrize("widths", [((1, 2), (0, 3)), ((2, 2), (2, 2))])
+def test_zeros_ahead_of_a_convolution_are_its_own_padding(widths):
+    fun, x, w = padded(widths)
+    assert "pad" in names(fun, x, w) and "pad" not in names(lowered(fun), x, w)
+    assert_equal_in_every_mode(fun, x, w)
+    primitive = lambda x, w: fun(lax.pad(x, 0.0, [(0, 0, 0), (1, 1, 0), (1, 0, 0), (0, 0, 0)]), w)  # noqa: E731
+    assert "pad" not in names(lowered(primitive), x, w)
+    assert_equal_in_every_mode(primitive, x, w)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        padded(((1, 1), (1, 1)), value=1.0),  # no zeros
+        padded(((1, 1), (1, 1)), lhs_dilation=(2, 2)),  # zeros between the pixels come later
+        padded(((2, 2), (2, 2)), size=2),  # the form would change
+    ],
+    ids=["ones", "dilated", "small"],
+)
+def test_other_padding_stays(case):
+    fun, x, w = case
+    assert "pad" in names(lowered(fun), x, w)
+    assert_equal_in_every_mode(fun, x, w)
+
+
+def test_a_padded_image_that_others_read_is_kept():
+    def fun(x, w):
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        return lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=NHWC), x
+
+    def total(x, w):
+        out, image = fun(x, w)
+        return jnp.sin(out).sum() + (image**2).sum()
+
+    x, w = normal(2, 9, 9, 8), normal(3, 3, 8, 4)
+    for ours, theirs in zip(lowered(fun)(x, w), fun(x, w), strict=True):
+        assert_close(ours, theirs, rtol=1e-5)
+    ours, theirs = (jax.grad(f, (0, 1))(x, w) for f in (lowered(total), total))
+    jax.tree.map(lambda a, b: assert_close(a, b, rtol=1e-5), ours, theirs)
+
+
 @pytest.mark.parametrize(
     "case", ["pointwise", "few rows", "image smaller than its kernel", "depthwise"]
 )
