@@ -1,4 +1,4 @@
-"""Reference models: what they learn, that nothing but their own row decides it, and what is refused."""
+"""Reference models: what they learn, what decides their bits, and what is refused."""
 
 import os
 import subprocess
@@ -287,7 +287,8 @@ from jaxmeter import shadow
 assert len(jax.devices()) == 8
 every = shadow.train_all(t.KEY, t.NET, t.X, t.Y, t.ROWS, t.RECIPE)
 one = shadow.train_all(t.KEY, t.NET, t.X, t.Y, t.ROWS, t.RECIPE, devices=jax.devices()[:1])
-few = shadow.train_all(t.KEY, t.NET, t.X, t.Y, t.ROWS, t.RECIPE, devices=jax.devices()[3:6], chunk=4)
+some = jax.devices()[3:6]
+few = shadow.train_all(t.KEY, t.NET, t.X, t.Y, t.ROWS, t.RECIPE, devices=some, chunk=4)
 for other in (one, few):
     t.same(every.references.params, other.references.params)
     t.same(every.losses, other.losses)
