@@ -165,7 +165,8 @@ def test_schedules_see_the_fraction_of_a_models_own_training():
     jax.effects_barrier()
     np.testing.assert_allclose(sorted(seen), np.arange(12) / 12, atol=1e-6)
     first = NET.init(jax.random.fold_in(jax.random.fold_in(KEY, 0), 0))[0]
-    same(shadow.model(found, 0).params, first)  # a factor of zero: nothing moved
+    for name, value in first.items():  # a factor of zero: nothing moved
+        np.testing.assert_allclose(found.params[name][0], value, rtol=1e-6)
     config = shadow.RecipeConfig(schedule="cosine", warmup=0.5)
     schedule = config.recipe().schedule
     np.testing.assert_allclose(
@@ -327,9 +328,6 @@ save = checkpoint.save
 def dying(folder, models, arrays):
     global left
     left -= 1
-    if left == 0 and sys.argv[3] == "during":
-        os.fork() or (save(folder, models, arrays), os._exit(0))
-        os.kill(os.getpid(), signal.SIGKILL)
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     save(folder, models, arrays)
@@ -340,7 +338,7 @@ shadow.train_all(t.KEY, t.NET, t.X, t.Y, t.ROWS, t.RECIPE, chunk=2, checkpoint=s
 
 def test_a_killed_training_goes_on_and_ends_with_the_same_arrays(tmp_path):
     expected = shadow.train_all(KEY, NET, X, Y, ROWS, RECIPE)
-    process = started(KILLED, tmp_path / "folder", 2, "before")
+    process = started(KILLED, tmp_path / "folder", 2)
     process.communicate(timeout=240)
     assert process.returncode == -9
     assert [p.name for p in (tmp_path / "folder").glob("models-*")] == ["models-0-1"]
@@ -380,6 +378,19 @@ def test_another_training_in_the_folder_is_refused(tmp_path):
         with pytest.raises(ValueError, match=f"follow from another {what}"):
             shadow.train(*arguments, checkpoint=folder)
     shadow.train(KEY, mlp(), X, Y, ROWS, RECIPE, checkpoint=folder)  # made again, the same
+
+
+def test_frozen_weights_are_part_of_what_a_training_follows_from(tmp_path):
+    layers = [keras.layers.Dense(8, name="kept", trainable=False), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((6,)), *layers])
+    shadow.train(KEY, shadow.of_keras(model), X, Y, ROWS, RECIPE, checkpoint=tmp_path / "a")
+    shadow.train(KEY, shadow.of_keras(model), X, Y, ROWS, RECIPE, checkpoint=tmp_path / "a")
+    layers[0].kernel.assign(np.ones((6, 8)))
+    with pytest.raises(ValueError, match="follow from another program"):
+        shadow.train(KEY, shadow.of_keras(model), X, Y, ROWS, RECIPE, checkpoint=tmp_path / "a")
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "file").touch()
     with pytest.raises(FileExistsError, match="holds no training"):
@@ -389,15 +400,12 @@ def test_another_training_in_the_folder_is_refused(tmp_path):
 # --- architectures ------------------------------------------------------------------------------
 
 
-def test_a_keras_step_is_that_of_keras(subtests=None):
+def test_a_keras_step_is_that_of_keras():
     model = convolutional(batch_norm=True)
     net = shadow.of_keras(model)
     params, state = net.init(KEY)
     x = jnp.asarray(IMAGES[0][:8])
     logits, after, penalty = net.forward(params, state, x, KEY)
-    names = {v.path: v for v in model.variables}
-    order = {"conv/kernel": "conv/kernel", "out/kernel": "out/kernel"}
-    assert set(order) <= set(params)
 
     def values(variables):
         every = {**params, **state}
@@ -415,7 +423,6 @@ def test_a_keras_step_is_that_of_keras(subtests=None):
             training=True,
             return_losses=True,
         )
-    assert names
     np.testing.assert_allclose(jax.nn.softmax(logits), out, atol=1e-6)
     np.testing.assert_allclose(penalty, sum(losses), rtol=1e-6)
     for variable, value in zip(model.non_trainable_variables, others, strict=True):
