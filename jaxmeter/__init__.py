@@ -1,6 +1,6 @@
 """jaxmeter measures how much a trained classifier gives away about its training data."""
 
-from jaxmeter import directions, metrics, scores, signals
+from jaxmeter import directions, metrics, scores, shadow, signals
 from jaxmeter.attack import Attack, Fitted, cross_fit, fit, inference_model
 from jaxmeter.auditing import audit
 from jaxmeter.catalogue import (
@@ -59,6 +59,7 @@ __all__ = [
     "of_example",
     "per_example_gradients",
     "scores",
+    "shadow",
     "signals",
     "split",
 ]

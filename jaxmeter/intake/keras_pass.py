@@ -1,8 +1,9 @@
 """One forward pass of a Keras 3 model, operation by operation.
 
-The model's graph is walked in inference mode, so that one pass yields each layer's output and the
-logits before a final softmax. Nothing is set on the model: where an operation must differ from the
-caller's (no activation, no cuDNN), a twin of it that shares its variables runs instead.
+The model's graph is walked, so that one pass yields each layer's output and the logits before a
+final softmax: in inference mode, or in training mode where a model like it is to be trained.
+Nothing is set on the model: where an operation must differ from the caller's (no activation, no
+cuDNN), a twin of it that shares its variables runs instead.
 """
 
 from collections.abc import Callable
@@ -29,14 +30,8 @@ _ENDINGS = {
     keras.ops.log_softmax: "linear",
 }
 # What hands its input on unchanged in inference, and with it what the input ended in.
-_IDENTITIES = (
-    _L.Identity,
-    _L.ActivityRegularization,
-    _L.Dropout,
-    _L.AlphaDropout,
-    _L.GaussianDropout,
-    _L.GaussianNoise,
-)
+_NOISY = (_L.Dropout, _L.AlphaDropout, _L.GaussianDropout, _L.GaussianNoise)
+_IDENTITIES = (_L.Identity, _L.ActivityRegularization, *_NOISY)
 _ACTIVATED = (_L.Dense, _L.EinsumDense, _L.Conv1D, _L.Conv2D, _L.Conv3D)
 _OPERATIONS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "LogSoftmax": "linear"}
 
@@ -44,8 +39,9 @@ _OPERATIONS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "LogSoftmax": "linear
 class Pass:
     """One forward pass, and what was seen on the way."""
 
-    def __init__(self, names: dict[int, str], x: Array):
+    def __init__(self, names: dict[int, str], x: Array, training: bool = False):
         """A pass over `x` that keeps the outputs of the layers named, by id."""
+        self.training = training
         self.layers: dict[str, Array] = {}
         self.output: Any = None
         self.takes_tokens = False  # an Embedding reads the input itself
@@ -65,9 +61,9 @@ class Pass:
         return out[0] if isinstance(out, list | tuple) and len(out) == 1 else out
 
     def call(self, op: Any, *args: Any, **kwargs: Any) -> Any:
-        """Runs one operation in inference mode."""
+        """Runs one operation in this pass's mode."""
         if getattr(op, "_call_has_training_arg", False):
-            kwargs["training"] = False
+            kwargs["training"] = self.training
         inner = graph_of(op)
         given = {name for name, value in kwargs.items() if value is not None} - {"training"}
         if inner is not None and len(args) == 1 and not given:
@@ -85,6 +81,10 @@ class Pass:
         ending = _ending(op, getattr(x, "ndim", 0))
         if kwargs.get("mask") is not None and isinstance(op, _L.Softmax):
             ending = None  # over what the mask leaves, so not the softmax of its input
+        if self.training and (
+            isinstance(op, _NOISY) or getattr(op, "activity_regularizer", None) is not None
+        ):
+            ending = None  # noise, or a loss of the output that a twin would take of its own
         if isinstance(op, (*_ACTIVATED, _L.TimeDistributed)) and ending in {"softmax", "sigmoid"}:
             bare, activation = _unactivated(op)
             x = bare(*args, **kwargs)
@@ -114,9 +114,9 @@ def runner(model: Any) -> Callable[[Pass, Array], Any]:
         return lambda seen, x: seen.walk(graph, x)
     own = vars(keras.Model(name="bare")).keys()
     held = {name: value for name, value in vars(model).items() if name not in own}
-    kwargs = {"training": False} if model._call_has_training_arg else {}
 
     def run(seen: Pass, x: Array) -> Any:
+        kwargs = {"training": seen.training} if model._call_has_training_arg else {}
         twin = _revised(model, **{name: _watched(value, seen) for name, value in held.items()})
         return type(model).call(twin, x, **kwargs)
 

@@ -1,0 +1,155 @@
+"""Finished models in a folder of Orbax checkpoints; a training that was killed goes on from there.
+
+One checkpoint is a chunk of models, under a name that says which; it is there whole or not at all.
+`training.json` says what the models follow from, and what does not match it is refused.
+"""
+
+import fcntl
+import hashlib
+import importlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.extend import core
+
+MANIFEST = "training.json"
+_CHUNK = re.compile(r"models-(\d+(?:-\d+)*)")
+_FORMAT = 1
+
+
+def digest(*arrays: Any) -> str:
+    """A hash of arrays' contents, shapes and types."""
+    found = hashlib.sha256()
+    for array in arrays:
+        array = np.ascontiguousarray(array)
+        found.update(f"{array.dtype.str}{array.shape}".encode())
+        found.update(array.reshape(-1).view(np.uint8))
+    return found.hexdigest()
+
+
+def program_digest(traced: Any) -> str:
+    """A hash of a traced program: its equations and constants, without addresses in memory."""
+    text = re.sub(r" at 0x[0-9a-f]+|0x[0-9a-f]{6,}", "", str(traced.jaxpr))
+    return hashlib.sha256((text + digest(*_constants(traced))).encode()).hexdigest()
+
+
+def _constants(closed: Any) -> Iterator[Any]:
+    """Every array that a program and the programs inside it hold; a printed one shows no values."""
+    yield from closed.consts
+    for eqn in closed.jaxpr.eqns:
+        yield from (v.val for v in eqn.invars if isinstance(v, core.Literal))
+        for value in eqn.params.values():
+            for inner in value if isinstance(value, tuple) else (value,):
+                if isinstance(inner, core.ClosedJaxpr):
+                    yield from _constants(inner)
+                elif isinstance(inner, core.Jaxpr):
+                    yield from _constants(core.ClosedJaxpr(inner, ()))
+
+
+@contextmanager
+def opened(folder: str | os.PathLike[str], follows_from: Mapping[str, Any]) -> Iterator[Path]:
+    """The folder, made if need be, for as long as this process alone trains into it.
+
+    Raises:
+      ValueError: if it belongs to another training; the message says what differs.
+      FileExistsError: if it holds something else.
+      BlockingIOError: if another process trains into it now.
+    """
+    folder = Path(folder).expanduser().resolve()
+    given = {"kind": "jaxmeter references", "format": _FORMAT, **follows_from}
+    manifest = folder / MANIFEST
+    if not manifest.exists() and folder.exists():
+        strange = [p.name for p in folder.iterdir() if not p.name.startswith(f".{MANIFEST}")]
+        if strange and strange != ["lock"]:
+            raise FileExistsError(
+                f"{folder} is not empty and holds no training ({MANIFEST} is missing), so models "
+                "are not written there. Name a new folder."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "a") as lock:  # released with the process, however that ends
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"another process trains references into {folder} now. Wait for it, or name "
+                "another folder."
+            ) from None
+        if manifest.exists():
+            _compared(manifest, given)
+        else:
+            temporary = folder / f".{MANIFEST}.tmp"
+            temporary.write_text(json.dumps(given, indent=1), "utf-8")
+            temporary.replace(manifest)
+        yield folder
+
+
+def _compared(manifest: Path, given: Mapping[str, Any]) -> None:
+    try:
+        found = json.loads(manifest.read_text("utf-8"))
+        differs = [name for name in given if found.get(name) != given[name]]
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{manifest} is damaged: {error}. Remove its folder.") from None
+    if differs:
+        raise ValueError(
+            f"the models in {manifest.parent} follow from another {', another '.join(differs)} "
+            "than these, so the two must not be mixed. Name another folder, or remove this one."
+        )
+
+
+def save(folder: Path, models: list[int], arrays: list[Any]) -> None:
+    """Saves finished models, given as stacked arrays."""
+    name = "models-" + "-".join(map(str, _runs(models)))
+    tree = {f"{i:03d}": np.asarray(array) for i, array in enumerate(arrays)}
+    _orbax().PyTreeCheckpointer().save(folder / name, tree)
+
+
+def restore(folder: Path, shapes: list[Any]) -> dict[int, list[Any]]:
+    """Every finished model of a folder by number, as arrays of these shapes and types.
+
+    What was cut off in the writing is removed.
+    """
+    orbax, found = _orbax(), {}
+    for path in sorted(folder.iterdir()):
+        if not path.is_dir():
+            continue
+        name = _CHUNK.fullmatch(path.name)
+        if name is None or not orbax.utils.is_checkpoint_finalized(path):
+            shutil.rmtree(path)
+            continue
+        models = _numbers([int(n) for n in name[1].split("-")])
+        tree = orbax.PyTreeCheckpointer().restore(path)
+        leaves = [np.asarray(tree[f"{i:03d}"]) for i in range(len(shapes))]
+        for leaf, like in zip(leaves, shapes, strict=True):
+            if leaf.shape != (len(models), *like.shape) or leaf.dtype != like.dtype:
+                raise ValueError(
+                    f"{path} holds {leaf.dtype}{leaf.shape}, and {len(models)} models have "
+                    f"{like.dtype}{(len(models), *like.shape)}: it was changed. Remove it."
+                )
+        found.update({m: [leaf[j] for leaf in leaves] for j, m in enumerate(models)})
+    return found
+
+
+def _runs(models: list[int]) -> list[int]:
+    """First and last of each run of successive numbers."""
+    ends: list[int] = []
+    for m in sorted(models):
+        if ends and m == ends[-1] + 1:
+            ends[-1] = m
+        else:
+            ends += [m, m]
+    return ends
+
+
+def _numbers(ends: list[int]) -> list[int]:
+    return [m for a, b in zip(ends[::2], ends[1::2], strict=True) for m in range(a, b + 1)]
+
+
+def _orbax() -> Any:
+    return importlib.import_module("orbax.checkpoint")

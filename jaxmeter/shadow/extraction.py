@@ -1,0 +1,124 @@
+"""Signals of stacked targets, model by model and view by view."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxmeter import signals
+from jaxmeter.data import Records
+from jaxmeter.shadow.queries import View
+from jaxmeter.shadow.references import count, model
+from jaxmeter.signals import AnySpec, Signals, SignalSpec, storage
+from jaxmeter.signals.program import Storage
+from jaxmeter.target import Target
+
+LOGITS_AND_LOSS = SignalSpec(label=False)
+
+
+def extract(
+    references: Target,
+    records: Records,
+    spec: AnySpec = LOGITS_AND_LOSS,
+    *,
+    queries: Sequence[View] = (),
+    out: str | PathLike[str] | None = None,
+    device_budget: int = signals.DEVICE_BUDGET,
+    dtype: Storage = "float32",
+    devices: Sequence[jax.Device] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Signals:
+    """Signals of n records of each of k models; for each model those of `jaxmeter.extract`.
+
+    Args:
+      references: stacked targets, or one target (a stack of one).
+      records: n records; `is_member` is not looked at.
+      spec: what to compute; by default logits and loss.
+      queries: views of the records, see `views`; none for the records as they are.
+      out: a folder, not there yet or empty, into which the result is streamed. It is written under
+        another name and renamed when complete; `load` reads it. The models are not needed then.
+      device_budget: as for `jaxmeter.extract`.
+      dtype: likewise.
+      devices: likewise.
+      progress: called as `progress(passes done, passes)` before the first and after every pass of
+        a model over a view.
+
+    Returns:
+      Signals whose arrays have leading axes `[k, n]`, or `[k, q, n]` if there are queries.
+
+    Raises:
+      ValueError: as `jaxmeter.extract`; and for views of records that are no images.
+      FileExistsError: if there is something at `out` already.
+
+    >>> from jaxmeter import from_function
+    >>> from jaxmeter.shadow import stack
+    >>> net = from_function(lambda p, s, x: x @ p["w"], {"w": np.zeros((3, 2), np.float32)})
+    >>> records = Records.of(members=(np.ones((4, 3)), [0, 1, 1, 0]),
+    ...                      nonmembers=(np.zeros((4, 3)), [0, 1, 1, 0]))
+    >>> extract(stack([net, net]), records).loss.shape
+    (2, 8)
+    """
+    k, looks = count(references), tuple(queries) or (View(),)
+    if out is not None:
+        storage.check_free(out)
+    settings: dict[str, Any] = {"device_budget": device_budget, "dtype": dtype, "devices": devices}
+    # View by view, so that each is made once; a model's arrays are small beside the records.
+    passes = _passes(references, records, spec, k, looks, settings)
+    first = next(passes)
+    spec = spec.resolved(model(references, 0).for_inputs(np.shape(records.x)[1:]))
+    axes = (k, len(looks)) if queries else (k,)
+
+    def stacked(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((*axes, *leaf.shape), leaf.dtype)
+
+    def fill(result: Signals) -> None:
+        if progress is not None:
+            progress(0, k * len(looks))
+        for done, (i, q, one) in enumerate(chain([first], passes), start=1):
+            _put(result, (i, q) if queries else (i,), one)
+            if progress is not None:
+                progress(done, k * len(looks))
+
+    whole = jax.tree.map(stacked, first[2])
+    if out is None:
+        result = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), whole)
+        fill(result)
+        return result.only(spec)
+    with storage.writing(out, whole.only(spec)) as result:
+        fill(result)
+    return storage.load(out)
+
+
+def load(folder: str | PathLike[str]) -> Signals:
+    """Signals that `extract(..., out=folder)` wrote, memory-mapped and read-only.
+
+    Raises:
+      FileNotFoundError: if the folder holds no signals.
+      ValueError: if its files are not what the manifest says. Nothing is unpickled.
+    """
+    return storage.load(Path(folder))
+
+
+def _put(result: Signals, place: tuple[int, ...], one: Signals) -> None:
+    def put(to: Any, leaf: Any) -> None:
+        to[place] = leaf
+
+    jax.tree.map(put, result, one)
+
+
+def _passes(
+    references: Target,
+    records: Records,
+    spec: AnySpec,
+    k: int,
+    looks: Sequence[View],
+    settings: dict[str, Any],
+) -> Iterator[tuple[int, int, Signals]]:
+    for q, look in enumerate(looks):
+        seen = records._replace(x=look(np.asarray(records.x)))
+        for i in range(k):
+            yield i, q, signals.extract(model(references, i), seen, spec, **settings)

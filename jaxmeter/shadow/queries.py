@@ -1,0 +1,90 @@
+"""Views of an image that a model is queried with: mirrored, shifted."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One way to look at images; as it stands, the image itself.
+
+    Attributes:
+      mirror: left to right.
+      down: pixels.
+      right: pixels.
+      padding: what comes in at the edges.
+
+    >>> image = np.arange(4.0).reshape(1, 1, 4, 1)
+    >>> View(right=1, padding="zeros")(image).ravel()
+    array([0., 0., 1., 2.])
+    """
+
+    mirror: bool = False
+    down: int = 0
+    right: int = 0
+    padding: Literal["reflect", "zeros"] = "reflect"
+
+    def __call__(self, x: NDArray) -> NDArray:
+        """Images `x` `[n, height, width, channels]` in this view; the same dtype."""
+        x = np.asarray(x)
+        if not (self.mirror or self.down or self.right):
+            return x
+        if x.ndim != 4:
+            raise ValueError(
+                f"records have shape {x.shape[1:]}, and a View other than the plain one takes "
+                "images (height, width, channels). Query the records as they are: queries=()."
+            )
+        most = max(abs(self.down), abs(self.right))
+        if most >= min(x.shape[1:3]):
+            raise ValueError(
+                f"images of {x.shape[1]}x{x.shape[2]} cannot be shifted by {most} pixels."
+            )
+        x = x[:, :, ::-1] if self.mirror else x
+        if not most:
+            return np.ascontiguousarray(x)
+        mode: Literal["reflect", "constant"] = (
+            "reflect" if self.padding == "reflect" else "constant"
+        )
+        padded = np.pad(x, ((0, 0), (most, most), (most, most), (0, 0)), mode=mode)
+        top, left = most - self.down, most - self.right
+        return padded[:, top : top + x.shape[1], left : left + x.shape[2]]
+
+
+def views(mirror: bool = True, shift: int = 0) -> tuple[View, ...]:
+    """The queries of LiRA (Carlini et al. 2022): the image, its mirror, and shifts of both.
+
+    Two with `shift=0`; eighteen with a shift of so many pixels in each of eight directions, as
+    models are best queried that were trained with `MirrorAndShift`. The plain view is the first.
+
+    >>> len(views()), len(views(shift=4)), views(shift=4)[0] == View()
+    (2, 18, True)
+    """
+    steps = (0, shift, -shift) if shift else (0,)
+    return tuple(
+        View(mirror=flipped, down=down, right=right)
+        for down in steps
+        for right in steps
+        for flipped in ((False, True) if mirror else (False,))
+    )
+
+
+def moved(x: Array, by: Array, most: int, padding: Literal["reflect", "zeros"]) -> Array:
+    """Images `[n, height, width, channels]`, each shifted by its own `(down, right)`, `[n, 2]`.
+
+    No shift is larger than `most`.
+    """
+    height, width = x.shape[1:3]
+    edges = ((0, 0), (most, most), (most, most), (0, 0))
+    padded = jnp.pad(x, edges, mode="reflect" if padding == "reflect" else "constant")
+
+    def one(image: Array, by: Array) -> Array:
+        start = (most - by[0], most - by[1], 0)
+        return lax.dynamic_slice(image, start, (height, width, image.shape[-1]))
+
+    return jax.vmap(one)(padded, by)
