@@ -127,7 +127,7 @@ def blocks(cells: Cells) -> Iterator[tuple[slice, NDArray, NDArray]]:
         values, seen = cells.references[:, :, rows], cells.was_member[:, rows]
         if not everyone:
             values, seen = values[cells.models], seen[cells.models]
-        values = values.astype(np.float64)
+        values = values.astype(np.float64, copy=everyone)
         if not np.isfinite(values).all():
             model, _, record = np.argwhere(~np.isfinite(values))[0]
             raise ValueError(

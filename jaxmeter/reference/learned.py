@@ -5,7 +5,7 @@ Two learn from reference models, whose members are known, what members look like
 (`quantile_gaussian`, `quantile_pinball`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -293,8 +293,8 @@ def _regression(
         )
     for name, part in (("observed", found), ("features", x), ("population", truth), ("its", z)):
         _finite(name, part, 0)
-    rows = {row.tobytes() for row in np.column_stack([x, found])}
-    both = sum(row.tobytes() in rows for row in np.column_stack([z, truth]))
+    evaluated = set(_hashes(x, found))
+    both = sum(each in evaluated for each in _hashes(z, truth))
     if both:
         raise ValueError(
             f"{both} of the population's {truth.size} records are evaluated ones, bit for bit. The "
@@ -310,6 +310,12 @@ def _regression(
         return z[some], standard[some]
 
     return found, x, truth, draw
+
+
+def _hashes(features: NDArray, signal: NDArray) -> Iterator[int]:
+    """One number a record, from all its bits."""
+    for row, s in zip(features, signal, strict=True):
+        yield hash((row.tobytes(), s.tobytes()))
 
 
 def _logistic(outputs: Array, truth: Array) -> Array:
