@@ -3,9 +3,9 @@
     python benchmarks/location30_attacks.py --logits logits.npz [--targets 8]
 
 `--logits` is an npz file with z [k, 5010, 30], the logits of k reference models, was_member
-[k, 5010], y [5010] and x [5010, 446]. Prints mean and spread over targets of the AUC, and the mean TPR at 0.1%
-and 1% FPR, on all records; for scores that take a population on 3,510, with 1,500 drawn records,
-those that the target was trained on left out, as the population.
+[k, 5010], y [5010] and x [5010, 446]. Prints mean and spread over targets of the AUC, and the mean
+TPR at 0.1% and 1% FPR, on all records. Scores that take a population are measured on 3,510 records;
+it is the other 1,500, less those that the target was trained on.
 """
 
 import argparse
@@ -114,11 +114,11 @@ def against_population(
         ("quantile_pinball, margin, level 0.99", reference.quantile_pinball),
     ]
     for title, score in learned:
-        scores = []
+        found = []
         for t in targets:
             z = apart[~was_member[t, apart]]
-            scores.append(score(KEY, margin[t, held], features[held], margin[t, z], features[z]))
-        row(title, np.array(scores), seen[targets])
+            found.append(score(KEY, margin[t, held], features[held], margin[t, z], features[z]))
+        row(title, np.array(found), seen[targets])
 
 
 def main() -> None:
