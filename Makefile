@@ -39,6 +39,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/fitting.py
 	$(BIN)/python benchmarks/harness.py
 	$(BIN)/python benchmarks/results.py
+	$(BIN)/python benchmarks/reference_scores.py
 ifdef JAXMETER_DATA
 	$(BIN)/python benchmarks/location30.py --data $(JAXMETER_DATA)/location30.npz
 endif

@@ -1,6 +1,6 @@
 """jaxmeter measures how much a trained classifier gives away about its training data."""
 
-from jaxmeter import directions, metrics, scores, shadow, signals
+from jaxmeter import directions, logits, metrics, reference, scores, shadow, signals
 from jaxmeter.attack import Attack, Fitted, cross_fit, fit, inference_model
 from jaxmeter.auditing import audit
 from jaxmeter.catalogue import (
@@ -55,9 +55,11 @@ __all__ = [
     "gradient_norms",
     "inference_model",
     "load_target",
+    "logits",
     "metrics",
     "of_example",
     "per_example_gradients",
+    "reference",
     "scores",
     "shadow",
     "signals",

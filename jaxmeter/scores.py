@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 
+from jaxmeter import logits
 from jaxmeter.signals import Signals
 
 
@@ -22,7 +23,7 @@ def negative_loss(signals: Signals) -> NDArray:
         if signals.loss is None:
             raise ValueError("the signals hold neither a loss nor logits with labels.")
         return -np.asarray(signals.loss, np.float64)
-    return -np.logaddexp(0.0, -log_odds(signals))
+    return logits.log_probability(signals.logits, np.asarray(signals.y))
 
 
 def confidence(signals: Signals) -> NDArray:
@@ -39,16 +40,12 @@ def log_odds(signals: Signals) -> NDArray:
 
     Carlini et al. 2022 (arXiv:2112.03570), the scaled logit of LiRA.
     """
-    z, y = _logits_and_labels(signals)
-    others = np.where(np.arange(z.shape[-1]) == y[:, None], -np.inf, z)
-    return z[np.arange(len(z)), y] - logsumexp(others, axis=-1)
+    return logits.log_odds(signals.logits, np.asarray(signals.y))
 
 
 def logit_margin(signals: Signals) -> NDArray:
     """The own class's logit minus the largest other one `[n]`: the hinge of Carlini et al. 2022."""
-    z, y = _logits_and_labels(signals)
-    others = np.where(np.arange(z.shape[-1]) == y[:, None], -np.inf, z)
-    return z[np.arange(len(z)), y] - others.max(axis=-1)
+    return logits.margin(signals.logits, np.asarray(signals.y))
 
 
 def entropy(signals: Signals) -> NDArray:

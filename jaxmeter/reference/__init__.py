@@ -1,0 +1,51 @@
+"""Attacks calibrated by reference models: functions of arrays, one score a record, higher = member.
+
+The target's signal of n records is `observed`, `[n]` or, for several queries (or signals),
+`[q, n]`; the same of k reference models is `references`, `[k, n]` or `[k, q, n]`, and
+`was_member[k, n]` says which model was trained on which record. Signals come from logits by
+`jaxmeter.logits`. See docs/reference_attacks.md for what each score needs and where it departs from
+its paper.
+"""
+
+from jaxmeter.reference.bavaria import bavaria, bavaria_offline
+from jaxmeter.reference.cells import ReferenceWarning
+from jaxmeter.reference.gaussian import lira, lira_joint, lira_offline, lira_offline_two_sided
+from jaxmeter.reference.learned import quantile_gaussian, quantile_pinball, shokri, trajectory
+from jaxmeter.reference.leaving import choose_a, leave_out
+from jaxmeter.reference.networks import NetworkConfig
+from jaxmeter.reference.pairing import complementary_pairs
+from jaxmeter.reference.ranks import attack_r, difficulty_calibration
+from jaxmeter.reference.ratios import (
+    Population,
+    base_offline,
+    log_ratio,
+    log_ratio_offline,
+    rmia,
+    rmia_offline,
+)
+
+__all__ = [
+    "NetworkConfig",
+    "Population",
+    "ReferenceWarning",
+    "attack_r",
+    "base_offline",
+    "bavaria",
+    "bavaria_offline",
+    "choose_a",
+    "complementary_pairs",
+    "difficulty_calibration",
+    "leave_out",
+    "lira",
+    "lira_joint",
+    "lira_offline",
+    "lira_offline_two_sided",
+    "log_ratio",
+    "log_ratio_offline",
+    "quantile_gaussian",
+    "quantile_pinball",
+    "rmia",
+    "rmia_offline",
+    "shokri",
+    "trajectory",
+]
