@@ -3,8 +3,20 @@
 from jaxmeter import directions, logits, metrics, reference, scores, shadow, signals
 from jaxmeter.attack import Attack, Fitted, cross_fit, fit, inference_model
 from jaxmeter.auditing import audit
+from jaxmeter.calibrated import (
+    AttackR,
+    Bavaria,
+    DifficultyCalibration,
+    Lira,
+    LiraOffline,
+    LogRatio,
+    LogRatioOffline,
+    Rmia,
+    RmiaOffline,
+)
 from jaxmeter.catalogue import (
     TRAINING_FREE,
+    WITH_REFERENCES,
     Blind,
     ClassWise,
     Confidence,
@@ -20,27 +32,40 @@ from jaxmeter.data import Records, split
 from jaxmeter.gradients import Outer, gradient_norms, per_example_gradients
 from jaxmeter.intake import load_target
 from jaxmeter.metrics import AttackResult, evaluate
+from jaxmeter.referenced import References, Shadows
 from jaxmeter.signals import Signals, SignalSpec, extract, of_example
 from jaxmeter.target import Outputs, Target, from_flax, from_function
 
 __all__ = [
     "TRAINING_FREE",
+    "WITH_REFERENCES",
     "Attack",
+    "AttackR",
     "AttackResult",
+    "Bavaria",
     "Blind",
     "ClassWise",
     "Confidence",
+    "DifficultyCalibration",
     "Entropy",
     "FitConfig",
     "Fitted",
     "GradientNorm",
     "Learned",
+    "Lira",
+    "LiraOffline",
+    "LogRatio",
+    "LogRatioOffline",
     "LogitMargin",
     "ModifiedEntropy",
     "NegativeLoss",
     "Outer",
     "Outputs",
     "Records",
+    "References",
+    "Rmia",
+    "RmiaOffline",
+    "Shadows",
     "SignalSpec",
     "Signals",
     "Target",

@@ -5,26 +5,33 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 from importlib.metadata import version
 from typing import Literal
 
 import jax
 import numpy as np
 
+from jaxmeter import shadow
+from jaxmeter.calibrated import Calibrated
 from jaxmeter.catalogue import (
     TRAINING_FREE,
+    WITH_REFERENCES,
     AnyAttack,
     Blind,
     Learned,
     Part,
+    calibrated,
     check_names,
+    check_references,
     found_by,
     read_by,
     union,
 )
 from jaxmeter.data import Records, split_indices
 from jaxmeter.measuring import counts, declined, measured
+from jaxmeter.parts import SeenBy
+from jaxmeter.referenced import References, Shadows, seen_by, trained
 from jaxmeter.report import Report
 from jaxmeter.scores import correctness
 from jaxmeter.signals import DEVICE_BUDGET, SignalSpec, check_records, extract
@@ -40,6 +47,7 @@ def audit(
     *,
     key: jax.Array,
     attacks: Sequence[AnyAttack] | None = None,
+    references: References | Shadows | None = None,
     fractions: tuple[float, float, float] = (0.4, 0.1, 0.5),
     overlap: Literal["error", "drop"] = "error",
     device_budget: int = DEVICE_BUDGET,
@@ -58,7 +66,11 @@ def audit(
       key: PRNG key, consumed: split and learned attacks follow from it, each attack by its name, so
         that what one finds does not depend on which others run.
       attacks: what to run, in the order of the report's rows; None for the training-free attacks of
-        `TRAINING_FREE`, the learned black box and white box, and the blind baseline.
+        `TRAINING_FREE`, the learned black box and white box, with references the attacks of
+        `WITH_REFERENCES`, and the blind baseline.
+      references: models for the attacks that compare the target with such: some there are already,
+        or how to train some on the audited records. The same attacks on these models in turn show
+        how figures spread over targets.
       fractions: shares of fit, select and held-out part.
       overlap: what to do if a record is given both as member and as non-member, see `split`.
       device_budget: bytes on the device for target, batch and intermediate arrays.
@@ -81,7 +93,16 @@ def audit(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         report = _audit(
-            target, records, key, attacks, fractions, overlap, device_budget, host_budget, progress
+            target,
+            records,
+            key,
+            attacks,
+            references,
+            fractions,
+            overlap,
+            device_budget,
+            host_budget,
+            progress,
         )
     notes = [str(warning.message) for warning in caught]
     notes += declined(report.rows)
@@ -95,6 +116,7 @@ def _audit(
     records: Records,
     key: jax.Array,
     attacks: Sequence[AnyAttack] | None,
+    references: References | Shadows | None,
     fractions: tuple[float, float, float],
     overlap: Literal["error", "drop"],
     device_budget: int,
@@ -102,8 +124,11 @@ def _audit(
     progress: Progress | None,
 ) -> Report:
     if attacks is None:
-        attacks = (*TRAINING_FREE, Learned(spec=SignalSpec()), Learned(), Blind())
+        with_references = () if references is None else WITH_REFERENCES
+        learned = Learned(spec=SignalSpec()), Learned()
+        attacks = (*TRAINING_FREE, *learned, *with_references, Blind())
     check_names(attacks)
+    check_references(attacks, given=references is not None)
     target = target.for_inputs(records.x.shape[1:])
     check_records(target, records)
     reads = [read_by(attack, target) for attack in attacks]
@@ -123,8 +148,20 @@ def _audit(
     signal_seconds = time.perf_counter() - start
     bounds = np.cumsum([0, *(index.size for index in indices)])
     slices = [slice(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    start = time.perf_counter()
+    seen = None
+    if references is not None:
+        seen = _seen(
+            stream(key, "references"),
+            references,
+            records.rows(used),
+            attacks,
+            device_budget,
+            progress,
+        )
+    reference_seconds = time.perf_counter() - start
     parts = [
-        Part(records.rows(index), signals.rows(rows))
+        Part(records.rows(index), signals.rows(rows), seen and seen.rows(rows))
         for index, rows in zip(indices, slices, strict=True)
     ]
     rows = []
@@ -135,8 +172,18 @@ def _audit(
         start = time.perf_counter()
         found = found_by(key, attack, spec, *parts)
         seconds = time.perf_counter() - start
+        needs = isinstance(attack, Calibrated)
         rows.append(
-            measured(attack, found, spec=spec, target=target.spec, truth=truth, seconds=seconds)
+            measured(
+                attack,
+                found,
+                spec=spec,
+                target=target.spec,
+                truth=truth,
+                seconds=seconds,
+                models=len(seen.was_member) if seen and needs else 0,
+                spread=attack.spread(*parts) if isinstance(attack, Calibrated) else None,
+            )
         )
     if progress:
         progress("attacks", len(attacks), len(attacks))
@@ -158,8 +205,51 @@ def _audit(
             "fractions": list(fractions),
             "overlap": overlap,
             "attacks": [repr(attack) for attack in attacks],
+            **_described(references, seen, reference_seconds),
         },
     )
+
+
+def _seen(
+    key: jax.Array,
+    references: References | Shadows,
+    records: Records,
+    attacks: Sequence[AnyAttack],
+    device_budget: int,
+    progress: Progress | None,
+) -> SeenBy:
+    """The records as the reference models see them, which are trained first if need be."""
+    if isinstance(references, Shadows):
+
+        def show(now: shadow.Progress) -> None:
+            if progress:
+                epochs = now.of_models * now.of_epochs
+                progress("epochs of reference models", round(now.fraction * epochs), epochs)
+
+        references = trained(key, references, records, show)
+    model = shadow.model(references.models, 0).for_inputs(records.x.shape[1:])
+    wanted = [attack.reads(model).resolved(model) for attack in calibrated(attacks)]
+    spec = reduce(lambda a, b: a.union(b), wanted)
+    return seen_by(
+        references,
+        records,
+        spec,
+        device_budget=device_budget,
+        progress=progress and partial(progress, "reference signals"),
+    )
+
+
+def _described(
+    references: References | Shadows | None, seen: SeenBy | None, seconds: float
+) -> dict[str, str]:
+    """What reference models there were, for the report's settings."""
+    if references is None or seen is None:
+        return {}
+    how = "given"
+    if isinstance(references, Shadows):
+        source = references.architecture.target.spec.source.origin
+        how = f"trained as {source} by {references.recipe!r}"
+    return {"references": f"{len(seen.was_member)} models, {how}, {seconds:.1f} s"}
 
 
 def versions() -> tuple[tuple[str, str], ...]:

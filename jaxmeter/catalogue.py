@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -13,35 +13,22 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from jaxmeter import scores as score_of
 from jaxmeter.attack import decayed_adamw, inference_model
 from jaxmeter.attack import fit as fit_attack
-from jaxmeter.data import Records
-from jaxmeter.signals import ResolvedSpec, Signals, SignalSpec, white_box
+from jaxmeter.calibrated import (
+    AttackR,
+    Bavaria,
+    Calibrated,
+    DifficultyCalibration,
+    Lira,
+    LiraOffline,
+    LogRatio,
+    LogRatioOffline,
+    Rmia,
+    RmiaOffline,
+)
+from jaxmeter.parts import Epoch, Found, Part
+from jaxmeter.signals import ResolvedSpec, SignalSpec, white_box
 from jaxmeter.streams import stream
 from jaxmeter.target import LOGITS, Target
-
-
-class Part(NamedTuple):
-    """One part of the records with its signals."""
-
-    records: Records
-    signals: Signals
-
-
-class Epoch(NamedTuple):
-    """One epoch of fitting a learned attack."""
-
-    epoch: int
-    loss: float
-    select_loss: float
-    select_auc: float
-
-
-class Found(NamedTuple):
-    """What an attack says: scores of the select and of the held-out part, higher = member."""
-
-    select: NDArray
-    held: NDArray
-    history: tuple[Epoch, ...] = ()
-    best_epoch: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +228,7 @@ class Learned:
 
 
 TRAINING_FREE = (NegativeLoss(), Confidence(), ModifiedEntropy(), GradientNorm())
+WITH_REFERENCES = (Lira(), LogRatio(), Rmia(), Bavaria(), LiraOffline())
 
 AnyAttack = (
     NegativeLoss
@@ -252,6 +240,15 @@ AnyAttack = (
     | ClassWise
     | Blind
     | Learned
+    | Lira
+    | LiraOffline
+    | LogRatio
+    | LogRatioOffline
+    | Rmia
+    | RmiaOffline
+    | Bavaria
+    | AttackR
+    | DifficultyCalibration
 )
 
 
@@ -265,10 +262,31 @@ def check_names(attacks: Sequence[AnyAttack]) -> None:
         raise ValueError(f"attacks are named {names}; give at least one, and each its own name.")
 
 
+def check_references(attacks: Sequence[AnyAttack], *, given: bool) -> None:
+    """Refuses attacks that lack reference models, and models that no attack asks for."""
+    needing = [attack.name for attack in calibrated(attacks)]
+    if needing and not given:
+        raise ValueError(
+            f"{', '.join(needing)}: compared with reference models, of which there are none. Pass "
+            "references=jaxmeter.Shadows(architecture=...) to train some on the audited records "
+            "(--references 32), or references=jaxmeter.References(...)."
+        )
+    if given and not needing:
+        raise ValueError(
+            "references= is given, but none of the attacks reads reference models; add "
+            "jaxmeter.Lira() or another of jaxmeter.WITH_REFERENCES, or leave references out."
+        )
+
+
 def read_by(attack: AnyAttack, target: Target) -> ResolvedSpec | None:
     """The signals an attack reads, in the target's names; only `target.spec` is looked at."""
     spec = attack.reads(target)
     return None if spec is None else spec.resolved(target)
+
+
+def calibrated(attacks: Sequence[AnyAttack]) -> list[Calibrated]:
+    """Those of the attacks that need reference models."""
+    return [attack for attack in attacks if isinstance(attack, Calibrated)]
 
 
 def union(reads: Sequence[ResolvedSpec | None], target: Target) -> ResolvedSpec:
@@ -289,4 +307,6 @@ def found_by(
 ) -> Found:
     """What an attack finds, given no more of the signals than it reads."""
     mine = (p._replace(signals=p.signals.only(spec)) if spec else p for p in (fit, select, held))
+    if not isinstance(attack, Calibrated):
+        mine = (part._replace(references=None) for part in mine)
     return attack.run(stream(key, f"attack: {attack.name}"), *mine)

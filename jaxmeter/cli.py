@@ -31,6 +31,7 @@ from jaxmeter.metrics import MetricWarning
 from jaxmeter.report import Report, check_folder
 
 _LOG = Console(stderr=True)
+_RECIPE = jm.shadow.RecipeConfig()
 
 
 def demo(out: Path = Path("jaxmeter-demo"), seed: int = 0) -> None:
@@ -78,6 +79,11 @@ def audit(
     gradients: tuple[str, ...] = (),
     outputs: tuple[str, ...] = ("logits",),
     gradient_norms: bool = False,
+    references: int = 0,
+    architecture: Path | None = None,
+    recipe: tyro.conf.AvoidSubcommands[jm.shadow.RecipeConfig] = _RECIPE,
+    augment: bool = False,
+    checkpoint: Path | None = None,
     epochs: int = jm.FitConfig().epochs,
     seed: int = 0,
     fractions: tuple[float, float, float] = (0.4, 0.1, 0.5),
@@ -102,6 +108,13 @@ def audit(
       gradients: Layers or variables whose gradients the white box reads. Default: last layer.
       outputs: Layers whose outputs the white box reads; "logits" is always one.
       gradient_norms: Let the white box read every layer's gradient norm too.
+      references: How many models like the target to train, an even number, for the attacks that
+        compare it with such (LiRA, RMIA, ...); 0 for none, 16 to 64 for good.
+      architecture: .keras or .h5 of the reference models' architecture, whose weights do not count.
+        Default: the target's own file.
+      recipe: How reference models are trained. The more like the target, the stronger the attacks.
+      augment: Mirror and shift the images in training reference models, as usual for photographs.
+      checkpoint: Folder for finished reference models; after a kill the same command goes on there.
       epochs: Passes over the fit part in training the learned attacks.
       seed: The split, initial weights, batches and dropout follow from it.
       fractions: Shares to fit on, to select epochs and thresholds on, to hold out.
@@ -126,6 +139,14 @@ def audit(
         nonmembers=read_npz(nonmembers, n_classes=model.spec.n_classes),
         n_classes=model.spec.n_classes,
     )
+    shadows = None
+    if references:
+        shadows = jm.Shadows(
+            architecture=jm.shadow.of_file(architecture or target, trust=trust),
+            recipe=replace(recipe, augment=jm.shadow.MirrorAndShift() if augment else None),
+            k=references,
+            checkpoint=checkpoint,
+        )
     white = jm.SignalSpec(
         outputs=outputs,
         gradients=gradients or jm.signals.white_box(model).gradients,
@@ -141,8 +162,10 @@ def audit(
                 *jm.TRAINING_FREE,
                 jm.Learned(spec=jm.SignalSpec(), name="black box", config=config),
                 jm.Learned(spec=white, name="white box", config=config),
+                *(jm.WITH_REFERENCES if references else ()),
                 jm.Blind(),
             ),
+            references=shadows,
             fractions=fractions,
             overlap=overlap,
             device_budget=device_mib * 2**20,

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxmeter.metrics import AttackResult, Interval, MetricWarning, evaluate
+from jaxmeter.spread import FPRS
 
 if TYPE_CHECKING:  # `report` imports this module; only the types are needed the other way.
     from jaxmeter.report import Report, Row
     from jaxmeter.target import TargetSpec
 
 SCHEMA = 1
-FPRS = (0.01, 0.001)
 BLIND = "blind baseline"
 _FEWEST_IN_CLASS = 10  # members, and non-members, below which a class gets no figure
 _EXACT_FALSE_POSITIVES, _ROC_POINTS = 500, 500
@@ -168,6 +168,21 @@ def budget_text(row: "Row") -> str:
     if budget.queries > 1:
         parts.append(f"{budget.queries} queries a record")
     return "; ".join(parts)
+
+
+def spread_lines(rows: Sequence["Row"]) -> list[str]:
+    """What attacks with reference models found on those, a line each, under a line that says so."""
+    lines = []
+    for row in rows:
+        if row.spread is not None:
+            auc = row.spread.facts()["auc"]
+            sd = "" if auc["sd"] is None else f", sd {auc['sd']:.3f}"
+            lines.append(
+                f"  {clean(row.name)}: mean {auc['mean']:.3f}{sd}, {auc['low']:.3f} to "
+                f"{auc['high']:.3f} over {plural(row.spread.auc.size, 'model')}"
+            )
+    head = "AUC of the same attack on the reference models in turn, each attacked by the others:"
+    return [head, *lines] if lines else []
 
 
 def clean(text: Any) -> str:
@@ -327,6 +342,7 @@ def _attack(row: "Row", reference: "Row") -> dict[str, Any]:
         "tpr_at_fpr": [at_fpr(result, fpr) for fpr in FPRS],
         "epsilon": result.epsilon(),
         "budget": {name: getattr(budget, name) for name in budget.__dataclass_fields__},
+        "over_targets": None if row.spread is None else row.spread.facts(),
         "seconds": row.seconds,
         "best_epoch": row.best_epoch,
         "history": [epoch._asdict() for epoch in row.history],

@@ -12,6 +12,7 @@ from jaxmeter.target import TargetSpec, layer_of, resolve_variables
 if TYPE_CHECKING:  # Only for annotations: measuring does not depend on how attacks work.
     from jaxmeter.catalogue import AnyAttack, Found
     from jaxmeter.signals import ResolvedSpec
+    from jaxmeter.spread import Spread
 
 
 def measured(
@@ -22,20 +23,25 @@ def measured(
     target: TargetSpec,
     truth: Sequence[NDArray],
     seconds: float,
+    models: int = 0,
+    spread: "Spread | None" = None,
 ) -> Row:
     """An attack's row: every figure on the held-out part, the threshold from the select part.
 
     `spec` is what it read, `truth` the membership of the records of the fit, select and held-out
-    part.
+    part, `models` how many reference models it had.
     """
     fit, select, held = truth
     known = [counts(part) for part in ([fit, select] if attack.fits else [select])]
+    if getattr(attack, "needs_population", False):
+        known.append((0, counts(fit)[1]))
     return Row(
         name=attack.name,
         result=evaluate(found.held, held, threshold=best_threshold(found.select, select)),
         budget=Budget(
             known_members=sum(members for members, _ in known),
             known_nonmembers=sum(others for _, others in known),
+            models_trained=models,
             queries=int(spec is not None),
             reads=_reads(spec),
             parameters=_parameters(target, spec) if spec else (),
@@ -43,6 +49,7 @@ def measured(
         seconds=seconds,
         history=found.history,
         best_epoch=found.best_epoch,
+        spread=spread,
     )
 
 

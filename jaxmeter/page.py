@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from jaxmeter import targets_section
 from jaxmeter.findings import clean, percent, plural, rate_name, shortened
 
 CSS = (Path(__file__).parent / "page.css").read_text("utf-8")
@@ -77,6 +78,10 @@ def page(facts: dict[str, Any], figures: dict[str, str]) -> str:
                 ),
             )
         )
+    if targets_section.rows_of(facts):
+        table, caption = targets_section.table(facts), targets_section.CAPTION
+        title = "How much another target would differ"
+        body.insert(2, _section("targets", title, table, _p(caption)))
     body += [_how_to_read(facts), _reproducibility(facts)]
     title = f"Membership inference audit of {_name(facts)}"
     return (

@@ -14,6 +14,7 @@ from jaxmeter import findings, verdict
 from jaxmeter.data import Records
 from jaxmeter.findings import percent
 from jaxmeter.metrics import AttackResult
+from jaxmeter.spread import Spread
 from jaxmeter.target import TargetSpec
 
 if TYPE_CHECKING:  # Only for annotations: what a report is does not depend on how attacks work.
@@ -55,6 +56,7 @@ class Row:
       seconds: wall time of fitting and scoring, without the extraction of signals.
       history: epochs of a learned attack; empty otherwise.
       best_epoch: the epoch kept (0: as initialised); None for training-free attacks.
+      spread: the same attack on reference models in turn; None without reference models.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Row:
     seconds: float
     history: "tuple[Epoch, ...]" = ()
     best_epoch: int | None = None
+    spread: Spread | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -160,6 +163,7 @@ class Report:
             f"The target's accuracy is {percent(self.accuracy[0])} on members and "
             f"{percent(self.accuracy[1])} on non-members.",
         ]
+        lines += findings.spread_lines(self.rows)
         text = Text("\n".join(lines))
         alarm = verdict.alarm(self)
         if alarm:

@@ -96,6 +96,33 @@ def load_target(
         )
 
 
+def open_keras(
+    path: str | os.PathLike[str],
+    *,
+    trust: bool = False,
+    custom_objects: Mapping[str, Any] | None = None,
+) -> Any:
+    """The live Keras 3 model in a file, on the JAX backend: to be trained again.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: as `load_target`; or if Keras 3 itself does not open it.
+      RuntimeError: if Keras runs on another backend than JAX.
+    """
+    path, given = Path(path), dict(custom_objects or {})
+    file = examined(path, trust, {*given, *surroundings.registered()})
+    if file.kind in ("onnx", "json", "saved-model"):
+        raise ValueError(
+            f"{path} cannot be trained again: that takes a .keras or .h5 file that Keras 3 opens, "
+            "with its architecture and initialisers. For other models use jaxmeter.shadow.of_flax "
+            "or of_functions."
+        )
+    opening = _module("opening")
+    opening.prepare(path, file, None)
+    with boundary(path):
+        return opening.keras_model(path, file, trust=trust, custom_objects=given)
+
+
 def _module(name: str) -> Any:
     """A module that imports a framework; its name is spelt out for the test of imports."""
     return {

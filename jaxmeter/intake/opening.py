@@ -79,6 +79,21 @@ def from_file(
     return of(model, str(path), output)
 
 
+def keras_model(path: Path, file: File, *, trust: bool, custom_objects: dict[str, Any]) -> Any:
+    """The Keras 3 model in a file that has been examined and prepared for.
+
+    Raises:
+      ValueError: if nothing can open it, or only tf_keras.
+    """
+    model, of = _opened(path, file, None, trust, custom_objects)
+    if of is not of_keras:
+        raise ValueError(
+            f"only tf_keras opens {path}, written by Keras {file.version}, and its models cannot "
+            "be trained by JAX; build the architecture in Keras 3 and save that."
+        )
+    return model
+
+
 def of_keras(model: Any, origin: str, output: Choice | None) -> Target:
     """A target from a Keras 3 model, by the route that its backend leaves open.
 

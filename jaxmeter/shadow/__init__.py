@@ -5,7 +5,7 @@ compares what they say with what the target says. `train` gives them as one stac
 `extract` gives their signals.
 """
 
-from jaxmeter.shadow.architecture import Architecture, of_flax, of_functions, of_keras
+from jaxmeter.shadow.architecture import Architecture, of_file, of_flax, of_functions, of_keras
 from jaxmeter.shadow.extraction import extract, load
 from jaxmeter.shadow.membership import balanced_membership
 from jaxmeter.shadow.progress import Progress, bar
@@ -29,6 +29,7 @@ __all__ = [
     "finite",
     "load",
     "model",
+    "of_file",
     "of_flax",
     "of_functions",
     "of_keras",

@@ -4,6 +4,7 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
+from jaxmeter.intake import open_keras
 from jaxmeter.target import Target, from_flax, from_function
 
 Params = dict[str, Array]
@@ -70,6 +72,30 @@ def of_keras(model: Any) -> Architecture:
         )
     made = importlib.import_module("jaxmeter.intake.keras_training").anew(model)
     return Architecture(**made._asdict())
+
+
+def of_file(
+    path: str | PathLike[str],
+    *,
+    trust: bool = False,
+    custom_objects: Mapping[str, Any] | None = None,
+) -> Architecture:
+    """The architecture of the Keras 3 model in a `.keras` or `.h5` file; its weights do not count.
+
+    Args:
+      path: the file, such as the target's own.
+      trust: as for `jaxmeter.load_target`.
+      custom_objects: likewise.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      RuntimeError, ValueError: as `of_keras`; or if Keras 3 cannot open it.
+
+    >>> of_file("model.keras")
+    Traceback (most recent call last):
+    FileNotFoundError: there is no file model.keras...
+    """
+    return of_keras(open_keras(path, trust=trust, custom_objects=custom_objects))
 
 
 def of_flax(
