@@ -40,7 +40,7 @@ try:
     import torch
     import torch_nets
 except ImportError:
-    torch = None  # type: ignore[assignment]
+    torch = None
 
 BATCH = 64
 
@@ -78,7 +78,7 @@ def ours(
     """All models as one program."""
     architecture = shadow.of_keras(model)
     config = {"optimizer": "adam"} if adam else {"optimizer": "sgd", "learning_rate": 0.01}
-    recipe = shadow.RecipeConfig(epochs=epochs, batch_size=BATCH, **config).recipe()  # type: ignore
+    recipe = shadow.RecipeConfig(epochs=epochs, batch_size=BATCH, **config).recipe()
     key = jax.random.key(0)
     return lambda: shadow.train_all(key, architecture, x, y, rows, recipe, devices=devices).losses
 

@@ -258,6 +258,7 @@ ARROWS = {
             "intake",
             "metrics",
             "scores",
+            "shadow",
             "signals",
         ),
         "target",

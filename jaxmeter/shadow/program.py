@@ -44,8 +44,8 @@ class Run(NamedTuple):
 class Data(NamedTuple):
     """What all models are trained on: records `x` `[n, ...]` and labels `[n]`."""
 
-    x: Array
-    y: Array
+    x: Any
+    y: Any
 
 
 def width_of(architecture: Architecture, platform: str) -> int:
