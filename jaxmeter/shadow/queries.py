@@ -43,8 +43,8 @@ class View:
         down, right = abs(self.down), abs(self.right)
         if down >= x.shape[1] or right >= x.shape[2]:
             raise ValueError(
-                f"images of {x.shape[1]}x{x.shape[2]} cannot be shifted by {down} pixels down or up "
-                f"and {right} to a side; a shift is smaller than the image."
+                f"images of {x.shape[1]}x{x.shape[2]} cannot be shifted by {down} pixels down "
+                f"or up and {right} to a side; a shift is smaller than the image."
             )
         x = x[:, :, ::-1] if self.mirror else x
         mode: Literal["reflect", "constant"] = (
