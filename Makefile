@@ -37,6 +37,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/intake.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/fitting.py
+	$(BIN)/python benchmarks/shadows.py --short
 	$(BIN)/python benchmarks/harness.py
 	$(BIN)/python benchmarks/results.py
 	$(BIN)/python benchmarks/reference_scores.py

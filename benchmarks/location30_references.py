@@ -27,7 +27,7 @@ def architecture(sizes: tuple[int, ...] = SIZES) -> shadow.Architecture:
     """The network."""
 
     def init(key: jax.Array) -> dict[str, jax.Array]:
-        params = {}
+        params: dict[str, jax.Array] = {}
         for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False), start=1):
             kernel = 0.01 * jax.random.normal(jax.random.fold_in(key, i), (a, b))
             params |= {f"dense_{i}/kernel": kernel, f"dense_{i}/bias": jnp.zeros(b)}

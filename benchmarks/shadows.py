@@ -7,7 +7,8 @@ the clock (compilation, and PyTorch's first allocations) and then in turns: medi
 minute, as if each were trained for the recipe's epochs. Keras (JAX backend) and PyTorch train one
 model after another, as every tool does; Keras' program is compiled once and its variables are
 reset. PyTorch is left out where it is not installed. With `--devices 2` jaxmeter also trains on so
-many devices that this processor is split into.
+many devices that this processor is split into; with `--widths 4 16` also so many models at once, by
+`vmap`.
 
 `mlp` is Location-30's 446-512-256-128-30, Adam, batches of 64 of 1600 members; `resnet` and
 `alexnet` are `nets`' for 32x32 images, SGD with momentum, batches of 64 of 512 members.
@@ -35,12 +36,13 @@ import timing
 from location30_references import SIZES
 
 from jaxmeter import shadow
+from jaxmeter.shadow import program
 
 try:
     import torch
     import torch_nets
 except ImportError:
-    torch = None  # type: ignore[assignment]
+    torch = None
 
 BATCH = 64
 
@@ -78,9 +80,32 @@ def ours(
     """All models as one program."""
     architecture = shadow.of_keras(model)
     config = {"optimizer": "adam"} if adam else {"optimizer": "sgd", "learning_rate": 0.01}
-    recipe = shadow.RecipeConfig(epochs=epochs, batch_size=BATCH, **config).recipe()  # type: ignore
+    recipe = shadow.RecipeConfig(epochs=epochs, batch_size=BATCH, **config).recipe()
     key = jax.random.key(0)
     return lambda: shadow.train_all(key, architecture, x, y, rows, recipe, devices=devices).losses
+
+
+def at_once(
+    model: Any, x: Any, y: Any, rows: Any, epochs: int, adam: bool, width: int
+) -> Callable[[], Any]:
+    """So many models at once, which k must be a multiple of; without drawing their weights."""
+    config = {"optimizer": "adam"} if adam else {"optimizer": "sgd", "learning_rate": 0.01}
+    made: dict[str, Any] = {
+        "architecture": shadow.of_keras(model),
+        "recipe": shadow.RecipeConfig(epochs=epochs, batch_size=BATCH, **config).recipe(),
+    }
+    keys = jax.random.split(jax.random.key(0), len(rows))
+    each = [program.begin(key, **made) for key in keys]
+    first = jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *each)
+    counts, data = np.int32([len(rows)]), jax.device_put(program.Data(x, y))
+    fixed = (keys, rows, counts, data, jax.numpy.int32(epochs))
+
+    def run() -> Any:
+        runs = jax.tree.map(jax.numpy.copy, first)  # the program takes what it is given
+        found = program.advance_all(runs, *fixed, **made, width=width, mesh=None)
+        return jax.block_until_ready(found.losses)
+
+    return run
 
 
 def by_keras(
@@ -151,6 +176,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--most", type=int, default=4, help="models of a loop; it is linear in k")
     parser.add_argument("--devices", type=int, help="to split this processor into")
+    parser.add_argument("--widths", nargs="+", type=int, default=[], help="models by vmap")
     parser.add_argument("--short", action="store_true", help="k of 1 and 4, three repeats")
     arguments = parser.parse_args()
     if arguments.short:
@@ -176,6 +202,8 @@ def main() -> None:
             runs = {"jaxmeter": ours(make(), *mine, epochs, adam, one)}
             if arguments.devices and k > 1:
                 runs[f"on {arguments.devices}"] = ours(make(), *mine, epochs, adam, jax.devices())
+            for width in (width for width in arguments.widths if not k % width):
+                runs[f"{width} at once"] = at_once(make(), *mine, epochs, adam, width)
             runs["Keras"] = by_keras(make(), *mine, epochs, adam, most)
             if torch is not None:
                 runs["PyTorch"] = by_torch(make_torch, *mine, epochs, adam, most)

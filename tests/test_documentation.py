@@ -278,6 +278,7 @@ ARROWS = {
             "metrics",
             "reference",
             "scores",
+            "shadow",
             "signals",
         ),
         "target",

@@ -1,5 +1,6 @@
 """Reference models: what they learn, what decides their bits, and what is refused."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -205,9 +206,9 @@ def test_training_stops_below_a_loss():
 # --- the same bits ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 16, None])
+@pytest.mark.parametrize("chunk", [1, 3, 16])
 def test_a_model_is_the_same_whatever_the_chunk(chunk):
-    expected = shadow.train_all(KEY, NET, X, Y, ROWS, RECIPE, chunk=2)
+    expected = shadow.train_all(KEY, NET, X, Y, ROWS, RECIPE)
     found = shadow.train_all(KEY, NET, X, Y, ROWS, RECIPE, chunk=chunk)
     same(
         found._replace(references=found.references.params),
@@ -250,11 +251,11 @@ def test_groups_of_models_are_the_same_whatever_their_number(count):
     assert list(found.epoch[: count + count % 2]) == [3] * (count + count % 2)
 
 
-def convolutional(batch_norm: bool = True) -> keras.Model:
+def convolutional() -> keras.Model:
     layers = [
         keras.Input((8, 8, 3)),
         keras.layers.Conv2D(4, 3, padding="same", name="conv", kernel_regularizer="l2"),
-        *([keras.layers.BatchNormalization(name="norm")] if batch_norm else []),
+        keras.layers.BatchNormalization(name="norm"),
         keras.layers.ReLU(),
         keras.layers.MaxPooling2D(),
         keras.layers.Flatten(),
@@ -262,6 +263,11 @@ def convolutional(batch_norm: bool = True) -> keras.Model:
         keras.layers.Dense(3, "softmax", name="out"),
     ]
     return keras.Sequential(layers)
+
+
+@functools.cache
+def image_net() -> shadow.Architecture:
+    return shadow.of_keras(convolutional())
 
 
 IMAGES = data(24, (8, 8, 3))
@@ -272,9 +278,9 @@ IMAGE_RECIPE = shadow.RecipeConfig(
 
 
 def test_convolutions_with_batchnorm_and_dropout_are_the_same_whatever_the_chunk():
-    net = shadow.of_keras(convolutional())
     found = [
-        shadow.train(KEY, net, *IMAGES, IMAGE_ROWS, IMAGE_RECIPE, chunk=chunk) for chunk in (1, 4)
+        shadow.train(KEY, image_net(), *IMAGES, IMAGE_ROWS, IMAGE_RECIPE, chunk=chunk)
+        for chunk in (1, 4)
     ]
     same(found[0].params, found[1].params)
     same(found[0].state, found[1].state)
@@ -401,7 +407,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 
 
 def test_a_keras_step_is_that_of_keras():
-    model = convolutional(batch_norm=True)
+    model = convolutional()
     net = shadow.of_keras(model)
     params, state = net.init(KEY)
     x = jnp.asarray(IMAGES[0][:8])
@@ -479,10 +485,6 @@ def test_flax_modules_with_batchnorm_and_dropout():
     )
     with jax.numpy_rank_promotion("allow"):
         found = shadow.train_all(KEY, net, X, Y, ROWS, RECIPE)
-        same(
-            found.references.params,
-            shadow.train(KEY, net, X, Y, ROWS, RECIPE, chunk=4).params,
-        )
     mean = found.references.state["batch_stats"]["BatchNorm_0"]["mean"]
     assert mean.shape == (6, 16) and (mean != 0).all()
     assert (np.diff(found.losses.mean(axis=0)) < 0).all()
@@ -509,8 +511,7 @@ def test_signals_are_those_of_each_model(tmp_path):
 
 
 def test_signals_of_views(tmp_path):
-    net = shadow.of_keras(convolutional(batch_norm=False))
-    references = shadow.train(KEY, net, *IMAGES, IMAGE_ROWS, IMAGE_RECIPE)
+    references = shadow.train(KEY, image_net(), *IMAGES, IMAGE_ROWS, IMAGE_RECIPE)
     x, y = IMAGES
     records = jm.Records(x, y.astype(np.int32), IMAGE_ROWS[0])
     queries = (*shadow.views(), shadow.View(down=2, right=-1, padding="zeros"))
@@ -565,12 +566,13 @@ def test_stacks_are_taken_apart_and_put_together():
 
 
 def test_a_model_that_diverges_is_named_and_the_others_finish():
-    x = X.copy()
-    x[7] = 1e38  # its product with a kernel overflows
+    x, y = X.copy(), Y.copy()
+    x[6:9], y[6:9] = 3e38, (0, 1, 2)  # two of them are misclassified: a step that overflows
     rows = np.ones((3, 60), bool)
-    rows[0, 7] = rows[2, 7] = False
+    rows[0, 6:9] = rows[2, 6:9] = False
+    recipe = shadow.RecipeConfig(epochs=3, batch_size=8, optimizer="sgd").recipe()
     with pytest.warns(RuntimeWarning, match=r"1 of 3 reference models diverged \(models 1\)"):
-        found = shadow.train_all(KEY, NET, x * np.float32(3), Y, rows, RECIPE)
+        found = shadow.train_all(KEY, mlp((6, 3)), x, y, rows, recipe)
     assert list(found.finite) == [True, False, True]
     assert list(shadow.finite(found.references)) == [True, False, True]
     assert np.isfinite(found.losses[[0, 2]]).all()
@@ -627,7 +629,8 @@ def test_architectures_that_cannot_be_trained_are_refused():
             return {"unknown": 1}
 
     own = Own()
-    own(np.ones((2, 6), np.float32))
+    with jax.numpy_rank_promotion("allow"):
+        own(np.ones((2, 6), np.float32))
     with pytest.raises(ValueError, match="cannot be made again from its config"):
         shadow.of_keras(own)
 

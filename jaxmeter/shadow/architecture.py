@@ -54,8 +54,9 @@ def of_keras(model: Any) -> Architecture:
       RuntimeError: if Keras runs on another backend.
       ValueError: if it cannot be audited, made again from its config, or run in training mode.
 
-    >>> import keras
-    >>> net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "softmax", name="out")])
+    >>> from jaxmeter.intake.surroundings import keras  # keras, on JAX if it is not loaded yet
+    >>> out = keras().layers.Dense(3, "softmax", name="out")
+    >>> net = keras().Sequential([keras().Input((4,)), out])
     >>> of_keras(net).target.spec.variables
     ('out/kernel', 'out/bias')
     """

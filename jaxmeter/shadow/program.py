@@ -44,16 +44,16 @@ class Run(NamedTuple):
 class Data(NamedTuple):
     """What all models are trained on: records `x` `[n, ...]` and labels `[n]`."""
 
-    x: Array
-    y: Array
+    x: Any
+    y: Any
 
 
 def width_of(architecture: Architecture, platform: str) -> int:
     """How many models are trained at once on one device.
 
-    On CPU one: its weights stay in the caches, where those of many do not (see
-    `benchmarks/shadows.py --width`). Elsewhere small matrix products of many models fill the device
-    better together; convolutions of several models would become grouped ones, which are slow.
+    On CPU one: its weights stay in the caches, where those of many do not (measured by
+    `benchmarks/shadows.py --widths`). Elsewhere small matrix products of many models fill the
+    device better together; convolutions of several would become grouped ones, which are slow.
     """
     if platform == "cpu":
         return 1

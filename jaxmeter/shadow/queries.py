@@ -40,20 +40,19 @@ class View:
                 f"records have shape {x.shape[1:]}, and a View other than the plain one takes "
                 "images (height, width, channels). Query the records as they are: queries=()."
             )
-        most = max(abs(self.down), abs(self.right))
-        if most >= min(x.shape[1:3]):
+        down, right = abs(self.down), abs(self.right)
+        if down >= x.shape[1] or right >= x.shape[2]:
             raise ValueError(
-                f"images of {x.shape[1]}x{x.shape[2]} cannot be shifted by {most} pixels."
+                f"images of {x.shape[1]}x{x.shape[2]} cannot be shifted by {down} pixels down "
+                f"or up and {right} to a side; a shift is smaller than the image."
             )
         x = x[:, :, ::-1] if self.mirror else x
-        if not most:
-            return np.ascontiguousarray(x)
         mode: Literal["reflect", "constant"] = (
             "reflect" if self.padding == "reflect" else "constant"
         )
-        padded = np.pad(x, ((0, 0), (most, most), (most, most), (0, 0)), mode=mode)
-        top, left = most - self.down, most - self.right
-        return padded[:, top : top + x.shape[1], left : left + x.shape[2]]
+        padded = np.pad(x, ((0, 0), (down, down), (right, right), (0, 0)), mode=mode)
+        top, left = down - self.down, right - self.right
+        return np.ascontiguousarray(padded[:, top : top + x.shape[1], left : left + x.shape[2]])
 
 
 def views(mirror: bool = True, shift: int = 0) -> tuple[View, ...]:
