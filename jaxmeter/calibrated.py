@@ -93,7 +93,7 @@ class Calibrated:
         members = given.was_member.sum(axis=1)
         k, n = given.was_member.shape
         able = np.flatnonzero((members >= 2) & (members <= n - 2))
-        if k < 4 or not able.size:
+        if k - 2 < 4 or not able.size:  # a target's complement is left out with it
             return None
         some = np.unique(np.linspace(0, able.size - 1, min(_TARGETS, able.size)).astype(int))
         targets = able[some]

@@ -2,7 +2,7 @@
 
 from jaxmeter.experiment.canonical import ConfigError, from_json, to_json
 from jaxmeter.experiment.commandline import main
-from jaxmeter.experiment.configs import Config, TargetFile, expand
+from jaxmeter.experiment.configs import Config, ShadowModels, TargetFile, expand
 from jaxmeter.experiment.datasets import Digits, NpzPair, NpzRecords
 from jaxmeter.experiment.launch import Launcher, in_process
 from jaxmeter.experiment.on_ray import OnRay
@@ -25,6 +25,7 @@ __all__ = [
     "NpzRecords",
     "OnRay",
     "Outcome",
+    "ShadowModels",
     "Store",
     "StoreError",
     "Summary",

@@ -91,12 +91,16 @@ class Mlp:
     initial: Variance | Normal = Variance()
     training: Training = Training()
 
+    def built(self, shape: tuple[int, ...], *, n_classes: int, seed: int) -> Any:
+        """A Keras model for records of this shape, not trained yet."""
+        keras = loaded_keras()
+        layers = [keras.layers.Input(shape)]
+        layers += [keras.layers.Flatten(name="flatten")] if len(shape) > 1 else []
+        return keras.Sequential(layers + _dense(self, n_classes, seed), name="mlp")
+
     def trained(self, x: NDArray, y: NDArray, *, n_classes: int, seed: int) -> Any:
         """A Keras model, trained on all of `x` `[n, ...]` and `y` `[n]`."""
-        keras = loaded_keras()
-        layers = [keras.layers.Input(x.shape[1:])]
-        layers += [keras.layers.Flatten(name="flatten")] if x.ndim > 2 else []
-        model = keras.Sequential(layers + _dense(self, n_classes, seed), name="mlp")
+        model = self.built(x.shape[1:], n_classes=n_classes, seed=seed)
         self.training.train(model, x, y)
         return model
 
@@ -123,15 +127,15 @@ class Cnn:
     initial: Variance | Normal = Variance()
     training: Training = Training()
 
-    def trained(self, x: NDArray, y: NDArray, *, n_classes: int, seed: int) -> Any:
-        """A Keras model, trained on all of `x` `[n, height, width, channels]` and `y` `[n]`."""
-        if x.ndim != 4:
+    def built(self, shape: tuple[int, ...], *, n_classes: int, seed: int) -> Any:
+        """A Keras model for records of this shape, not trained yet."""
+        if len(shape) != 3:
             raise ValueError(
-                f"records have shape {x.shape[1:]}, and a Cnn takes (height, width, channels). Use "
-                "an Mlp, or give the records their channels' axis."
+                f"records have shape {shape}, and a Cnn takes (height, width, channels). Use an "
+                "Mlp, or give the records their channels' axis."
             )
         keras = loaded_keras()
-        layers = [keras.layers.Input(x.shape[1:])]
+        layers = [keras.layers.Input(shape)]
         for i, channels in enumerate(self.filters, start=1):
             layers.append(
                 keras.layers.Conv2D(
@@ -146,7 +150,11 @@ class Cnn:
                 layers.append(keras.layers.MaxPooling2D(self.pooling, name=f"pool_{i}"))
         layers.append(keras.layers.Flatten(name="flatten"))
         dense = _dense(self, n_classes, seed + len(self.filters))
-        model = keras.Sequential(layers + dense, name="cnn")
+        return keras.Sequential(layers + dense, name="cnn")
+
+    def trained(self, x: NDArray, y: NDArray, *, n_classes: int, seed: int) -> Any:
+        """A Keras model, trained on all of `x` `[n, height, width, channels]` and `y` `[n]`."""
+        model = self.built(x.shape[1:], n_classes=n_classes, seed=seed)
         self.training.train(model, x, y)
         return model
 
