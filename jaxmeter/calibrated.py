@@ -23,6 +23,7 @@ from jaxmeter.target import Target
 
 Statistic = Literal["log odds", "margin", "log probability", "gradient norm"]
 
+_FEWEST = 6  # reference models: with a pair left out, two saw each record and two did not
 _TARGETS = 32  # reference models that are attacked for the spread over targets, at most
 
 
@@ -78,6 +79,7 @@ class Calibrated:
         the target's membership is used.
         """
         given = Statistics(self.statistic, fit, select, held)
+        given.check_alike(self.statistic)
         options: dict[str, Any] = {}
         if self.needs_population:
             options["population"] = given.population()
@@ -87,13 +89,13 @@ class Calibrated:
     def spread(self, fit: Part, select: Part, held: Part) -> Spread | None:
         """The same attack on reference models in turn, by the others; None if that is impossible.
 
-        It is impossible where no model saw any of the records, or fewer than four models are left.
+        It is impossible where no model saw any of the records, or there are fewer than six models.
         """
         given = Statistics(self.statistic, fit, select, held)
         members = given.was_member.sum(axis=1)
         k, n = given.was_member.shape
         able = np.flatnonzero((members >= 2) & (members <= n - 2))
-        if k - 2 < 4 or not able.size:  # a target's complement is left out with it
+        if k < _FEWEST or not able.size:
             return None
         some = np.unique(np.linspace(0, able.size - 1, min(_TARGETS, able.size)).astype(int))
         targets = able[some]
@@ -141,6 +143,25 @@ class Statistics:
         self.references: NDArray = np.concatenate([theirs for _, theirs in others], axis=1)
         both = [select.references.was_member, held.references.was_member]
         self.was_member: NDArray = np.concatenate(both, axis=1)
+
+    def check_alike(self, name: str) -> None:
+        """Warns of a target that says far more, or less, than any reference model does on average.
+
+        Half of the records are members of each of them as of the target, so their averages differ
+        as two trainings do, unless these were different trainings.
+        """
+        means = self.references.mean(axis=1)
+        own, low, high = float(self.observed.mean()), float(means.min()), float(means.max())
+        room = max(high - low, 3 * float(means.std()))
+        if not low - room <= own <= high + room:
+            warnings.warn(
+                f"the target is unlike its reference models: its {name} is {own:.3g} on average, "
+                f"theirs from {low:.3g} to {high:.3g}. It was trained differently (longer, at "
+                "another rate, on more or fewer records), so the attacks that compare it with them "
+                "say too little or the wrong thing; bring their recipe closer to its training.",
+                reference.ReferenceWarning,
+                stacklevel=2,
+            )
 
     def population(self) -> reference.Population:
         """The non-members of the fit part."""

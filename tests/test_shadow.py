@@ -109,7 +109,7 @@ def test_members_have_lower_losses_than_others_and_shuffled_membership_tells_not
 
 def by_hand(key, x, y, row, epochs, size, optimizer, net=NET):
     """One model, in NumPy's order of events: a Python loop over its own records."""
-    params, _ = net.init(jax.random.fold_in(key, 0))
+    params, _ = jax.jit(net.init)(jax.random.fold_in(key, 0))
     state = optimizer.init(params)
     order_key, _ = jax.random.split(jax.random.fold_in(key, 1))
     losses, mine = [], np.flatnonzero(row)
@@ -118,15 +118,19 @@ def by_hand(key, x, y, row, epochs, size, optimizer, net=NET):
         logits = net.target.apply(params, {}, x).logits
         return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(len(y)), y])
 
+    @jax.jit
+    def step(params, state, x, y):
+        loss, gradient = jax.value_and_grad(loss_of)(params, x, y)
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
     for epoch in range(epochs):
         random = np.asarray(jax.random.bits(jax.random.fold_in(order_key, epoch), (len(x),)))
         order = mine[np.argsort(random[mine], kind="stable")]
         total, steps = 0.0, -(-len(mine) // size)
         for j in range(steps):
             batch = np.resize(order, steps * size)[j * size : (j + 1) * size]
-            loss, gradient = jax.value_and_grad(loss_of)(params, x[batch], y[batch])
-            updates, state = optimizer.update(gradient, state, params)
-            params = optax.apply_updates(params, updates)
+            params, state, loss = step(params, state, x[batch], y[batch])
             total += float(loss) / steps
         losses.append(total)
     return params, losses
@@ -165,7 +169,7 @@ def test_schedules_see_the_fraction_of_a_models_own_training():
     found = shadow.train(KEY, NET, X, Y, rows, recipe)
     jax.effects_barrier()
     np.testing.assert_allclose(sorted(seen), np.arange(12) / 12, atol=1e-6)
-    first = NET.init(jax.random.fold_in(jax.random.fold_in(KEY, 0), 0))[0]
+    first = jax.jit(NET.init)(jax.random.fold_in(jax.random.fold_in(KEY, 0), 0))[0]
     for name, value in first.items():  # a factor of zero: nothing moved
         np.testing.assert_allclose(found.params[name][0], value, rtol=1e-6)
     config = shadow.RecipeConfig(schedule="cosine", warmup=0.5)
@@ -409,7 +413,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 def test_a_keras_step_is_that_of_keras():
     model = convolutional()
     net = shadow.of_keras(model)
-    params, state = net.init(KEY)
+    params, state = jax.jit(net.init)(KEY)
     x = jnp.asarray(IMAGES[0][:8])
     logits, after, penalty = net.forward(params, state, x, KEY)
 
@@ -451,7 +455,8 @@ def test_keras_models_begin_with_their_own_initialisers_and_fresh_keys():
     model.get_layer("kept").trainable = False
     before = [np.asarray(v) for v in model.variables]
     net = shadow.of_keras(model)
-    (one, _), (two, _) = net.init(jax.random.key(0)), net.init(jax.random.key(1))
+    init = jax.jit(net.init)
+    (one, _), (two, _) = init(jax.random.key(0)), init(jax.random.key(1))
     assert net.frozen == ("kept/kernel", "kept/bias")
     assert abs(float(one["a/kernel"].std()) / 0.01 - 1) < 0.1
     assert (one["a/kernel"] != two["a/kernel"]).all()
