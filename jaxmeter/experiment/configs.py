@@ -25,7 +25,7 @@ from jaxmeter.experiment.canonical import (
     value_of,
 )
 from jaxmeter.experiment.datasets import AnyData, Digits
-from jaxmeter.experiment.recipes import Cnn, Mlp
+from jaxmeter.experiment.recipes import AlexNet, Cnn, Mlp
 from jaxmeter.shadow.recipe import RecipeConfig
 from jaxmeter.signals import SignalSpec
 
@@ -55,7 +55,7 @@ class TargetFile:
         return (self.path, *([self.weights] if self.weights else []))
 
 
-AnyTarget = TargetFile | Mlp | Cnn
+AnyTarget = TargetFile | Mlp | Cnn | AlexNet
 
 
 @dataclass(frozen=True, kw_only=True)
