@@ -215,7 +215,13 @@ ARROWS = {
         "experiment.stages",
     },
     "experiment.dispatch": {
-        *("calibrated", "catalogue", "experiment.canonical", "experiment.configs", "experiment.fingerprint"),
+        *(
+            "calibrated",
+            "catalogue",
+            "experiment.canonical",
+            "experiment.configs",
+            "experiment.fingerprint",
+        ),
     },
     "experiment.remote": {
         *("experiment.canonical", "experiment.locks", "experiment.runs"),
@@ -246,6 +252,7 @@ ARROWS = {
         "experiment.finished",
         "metrics",
         "report",
+        "spread",
         "target",
     },
     "experiment.curves": {"experiment.tables", "figures", "findings", "metrics"},
