@@ -13,9 +13,22 @@ the published numbers.
 Images come from `keras.datasets.cifar100`, from cifar100.npz in the folder that JAXMETER_DATA
 names, or from `--data.path FILE`.
 
-@COST@
+Cost: 8 to 11 minutes a seed on two CPU cores that did other work as well, 8 of them for the reference
+models.
 
-@TABLE@
+| attack | AUC | TPR at 1% FPR (%) | TPR at 0.1% FPR (%) | balanced accuracy (%) |
+| --- | ---: | ---: | ---: | ---: |
+| negative loss | 0.981 | 42.1 | 1.1 | 94.9 |
+| LiRA | 0.993 | 89.7 | 49.5 | 96.8 |
+| log-ratio | 0.990 | 81.4 | 50.4 | 93.6 |
+| RMIA | 0.990 | 77.1 | 46.4 | 93.8 |
+| BaVarIA | 0.994 | 88.1 | 55.6 | 96.2 |
+| LiRA offline | 0.981 | 76.2 | 47.0 | 93.0 |
+| difficulty calibration | 0.903 | 32.8 | 11.7 | 81.7 |
+| attack R | 0.984 | 87.7 | 30.1 | 94.7 |
+| blind baseline | 0.498 | 0.3 | 0.0 | 49.7 |
+
+Seed 0 alone of the three; Python 3.11, jax 0.10.2, keras 3.15.1.
 """
 
 import jaxmeter as jm
