@@ -139,6 +139,13 @@ class initialize:  # noqa: N801 (that tool's name)
         self._places: Any = None
         self._held: tuple[AttackResult, NDArray] | None = None
 
+    @property
+    def run(self) -> str:
+        """The run's name under `logs`, once it is trained: `model_name`, numbered if need be."""
+        if self._places is None:
+            raise RuntimeError("the run has no name yet: call train_attack() first.")
+        return str(self._places.name)
+
     def train_attack(self) -> Fitted:
         """Fits the attack on the known records; the epoch is chosen among these too.
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,7 +75,7 @@ def logger(places: Places) -> Iterator[logging.Logger]:
     stamped = logging.Formatter("%(asctime)s %(message)s")
     file = logging.FileHandler(places.log, encoding="utf-8")
     file.setFormatter(stamped)
-    console = logging.StreamHandler()
+    console = logging.StreamHandler(sys.stdout)
     log.addHandler(file)
     log.addHandler(console)
     try:
