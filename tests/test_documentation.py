@@ -40,7 +40,8 @@ OPERATORS = "intake.onnx_ops"
 ARROWS = {
     "target": set(),
     "data": set(),
-    "privacy_meter_text": {"data"},
+    "text_lines": set(),
+    "privacy_meter_text": {"data", "text_lines"},
     "metrics": set(),
     "equations": set(),
     "convolutions": {"equations"},
@@ -118,10 +119,14 @@ ARROWS = {
     "meter.layers": {"intake", "signals", "target"},
     "meter.handlers": {"data", "privacy_meter_text"},
     "meter.logs": {"attack", "findings", "folder", "metrics"},
+    "meter.reporting": {
+        *("attack", "auditing", "catalogue", "data", "figures", "findings", "measuring"),
+        *("memory", "meter.logs", "report", "risk_figures", "scores", "signals", "target"),
+    },
     "meter.attacking": {
-        *("attack", "auditing", "catalogue", "data", "figures", "measuring", "meter.handlers"),
-        *("meter.layers", "meter.logs", "meter.optimizers", "metrics", "released", "report"),
-        *("risk_figures", "scores", "signals", "streams", "target"),
+        *("attack", "data", "measuring", "meter.handlers", "meter.layers", "meter.logs"),
+        *("meter.optimizers", "meter.reporting", "released", "report", "risk_figures"),
+        *("signals", "streams", "target"),
     },
     "meter": {"meter.attacking", "meter.handlers", "meter.optimizers"},
     "experiment.notes": set(),

@@ -100,21 +100,20 @@ def contents(records: jm.Records) -> set[bytes]:
 # --- What the tool of 2020 did wrong -------------------------------------------------------------
 
 
-def test_best_epoch_is_not_chosen_on_the_test_part(case, tested, tmp_path):
+def test_best_epoch_is_not_chosen_on_the_test_part(case, tmp_path):
     """v0 reported the best of all epochs on the test set."""
     shuffled = case.handler()
     shuffled.records = shuffled.records._replace(
         is_member=np.random.default_rng(1).permutation(shuffled.records.is_member)
     )
-    again = started(case, tmp_path, test=shuffled, gradients_to_exploit=[2])
-    fitted = again.train_attack()
-    assert fitted.best_epoch == tested.fitted.best_epoch > 0
-    for mine, theirs in zip(
-        jax.tree.leaves(fitted.params), jax.tree.leaves(tested.fitted.params), strict=True
-    ):
+    fits = []
+    for test in (case.handler(), shuffled):  # activations alone, which have no threshold to stay at
+        options = {"layers_to_exploit": [1], "exploit_loss": False}
+        fits.append(started(case, tmp_path, test=test, **options).train_attack())
+    kept = np.argmax(fits[0].history.select_auc[1:]) + 1
+    assert fits[0].best_epoch == fits[1].best_epoch == kept
+    for mine, theirs in zip(*(jax.tree.leaves(fit.params) for fit in fits), strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    kept = np.argmax(tested.fitted.history.select_auc[1:]) + 1
-    assert tested.fitted.best_epoch == kept
 
 
 def test_target_attack_model_is_what_is_attacked(case, tmp_path):
@@ -354,7 +353,7 @@ def test_files_hold_what_the_report_says(tested):
     result = tested.report.rows[0].result
     assert evaluate(scores, truth).auc == pytest.approx(result.auc, abs=1e-9)
     assert (folder / "report" / "report.html").stat().st_size > 10_000
-    assert result.auc > 0.85
+    assert result.auc > 0.8
     for path in tested._places.plots.glob("*.png"):
         assert path.stat().st_size > 5_000, path
     assert "kept epoch" in tested._places.log.read_text()

@@ -4,24 +4,19 @@ import time
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import expit
 
 from jaxmeter.attack import Attack, Fitted, fit, inference_model
-from jaxmeter.catalogue import Epoch, Found, NegativeLoss
 from jaxmeter.data import Records, split
-from jaxmeter.measuring import counts, declined, measured
+from jaxmeter.measuring import counts
 from jaxmeter.meter.handlers import attack_data, without
 from jaxmeter.meter.layers import Numbered, counterparts, numbered, spec_of
 from jaxmeter.meter.optimizers import optimizer_of
-from jaxmeter.metrics import AttackResult
 from jaxmeter.released import released_model
-from jaxmeter.report import Report, Row
-from jaxmeter.scores import correctness
+from jaxmeter.report import Report
 from jaxmeter.signals import ResolvedSpec, Signals, SignalSpec, extract
 from jaxmeter.streams import stream
 from jaxmeter.target import Target
@@ -29,13 +24,6 @@ from jaxmeter.target import Target
 _SELECT = 0.15  # of the known records, for the best epoch and the threshold
 _FOLDS = 5
 Architecture = Literal["jaxmeter", "2020"]
-
-
-class _Named(NamedTuple):
-    """What a report wants to know of an attack."""
-
-    name: str
-    fits: bool = True
 
 
 class initialize:  # noqa: N801 (that tool's name)
@@ -137,7 +125,7 @@ class initialize:  # noqa: N801 (that tool's name)
         self.fitted: Fitted | None = None
         self.report: Report | None = None
         self._places: Any = None
-        self._held: tuple[AttackResult, NDArray] | None = None
+        self._trained: Any = None
 
     @property
     def run(self) -> str:
@@ -151,7 +139,7 @@ class initialize:  # noqa: N801 (that tool's name)
 
         Writes the log and TensorBoard's scalars: loss, accuracy, AUC, one step an epoch.
         """
-        from jaxmeter.meter import logs
+        from jaxmeter.meter import logs, reporting
 
         self._places = self._places or logs.claimed(self.logs, self.model_name)
         with logs.logger(self._places) as log:
@@ -160,41 +148,46 @@ class initialize:  # noqa: N801 (that tool's name)
             log.info("reads %s", ", ".join(_read(self.spec)))
             inside, outside = counts(self.known.is_member)
             log.info("fitting on %d members and %d non-members", inside, outside)
-            self._fit_parts = split(
+            parts = split(
                 stream(self.key, "select"), self.known, (1 - _SELECT, _SELECT), overlap="drop"
             )
             start = time.perf_counter()
             with jax.default_device(self.device):
                 target = self.train_model.target.for_inputs(self.known.x.shape[1:])
-                every = self.spec.union(SignalSpec().resolved(target))
-                fit_part, select = (
-                    (part.is_member, extract(target, self.train_datahandler.prepared(part), every))
-                    for part in self._fit_parts
+                every = _every(target, self.spec)
+                fit_signals, select_signals = (
+                    extract(target, self.train_datahandler.prepared(part), every) for part in parts
                 )
-                mine = [part[1].only(self.spec) for part in (fit_part, select)]
                 self.fitted = fit(
                     stream(self.key, "fit"),
                     self.attack,
-                    mine[0],
-                    fit_part[0],
+                    fit_signals.only(self.spec),
+                    parts[0].is_member,
                     optimizer=self.optimizer,
                     epochs=self.epochs,
                     batch_size=2 * self.train_datahandler.batch_size,
-                    select=(mine[1], select[0]),
+                    select=(select_signals.only(self.spec), parts[1].is_member),
                     folds=0 if self.released else _FOLDS,
                 )
-                self._select_scores = np.asarray(
-                    self.attack.score(self.fitted.params, mine[1]), np.float64
-                )
-                self._select_loss = NegativeLoss.score(select[1])
-            self._seconds = time.perf_counter() - start
+                scores = self.attack.score(self.fitted.params, select_signals.only(self.spec))
+            self._trained = reporting.Trained(
+                name=self._places.name,
+                spec=self.spec,
+                target=target,
+                fitted=self.fitted,
+                truth=(parts[0].is_member, parts[1].is_member),
+                select=select_signals,
+                select_scores=np.asarray(scores, np.float64),
+                seconds=time.perf_counter() - start,
+            )
             history = self.fitted.history
+            shown = history.loss, history.select_loss, history.select_accuracy, history.select_auc
             for epoch in range(1, self.epochs + 1):
                 log.info(
                     "epoch %d: loss %.4f; on the known records that choose the epoch: loss %.4f, "
                     "accuracy %.4f, AUC %.4f",
                     epoch,
-                    *(float(figures[epoch]) for figures in history),
+                    *(float(figures[epoch]) for figures in shown),
                 )
             log.info("kept epoch %d of %d", self.fitted.best_epoch, self.epochs)
         logs.write_fit(self._places, self.fitted)
@@ -210,9 +203,9 @@ class initialize:  # noqa: N801 (that tool's name)
         Raises:
           RuntimeError: if the attack was not trained.
         """
-        from jaxmeter.meter import logs
+        from jaxmeter.meter import logs, reporting
 
-        if self.fitted is None:
+        if self.fitted is None or self._trained is None:
             raise RuntimeError("the attack has not been trained: call train_attack() first.")
         with logs.logger(self._places) as log, jax.default_device(self.device):
             inside, outside = counts(self.test.is_member)
@@ -227,7 +220,15 @@ class initialize:  # noqa: N801 (that tool's name)
                 self.attack.score(self.fitted.params, _renamed(mine, self.spec, self.names)),
                 np.float64,
             )
-            self.report = self._reported(mine, scores)
+            self.report = reporting.reported(
+                self._trained,
+                self.attack_model.target.for_inputs(self.test.x.shape[1:]),
+                self.test,
+                mine,
+                scores,
+                settings=self.settings,
+                device=str(self.device or jax.local_devices()[0]),
+            )
             result = self.report.rows[0].result
             low, high = result.auc_interval()
             log.info(
@@ -235,8 +236,7 @@ class initialize:  # noqa: N801 (that tool's name)
                 "%.4f",
                 *(result.accuracy, result.auc, low, high, self.report.rows[1].result.auc),
             )
-        probabilities = expit(scores)
-        self._write(result, probabilities, self.report.rows[2].result.scores)
+        reporting.write(self._places, self._trained, self.report, self.removed)
         return self.report
 
     def _signals_of_test(self) -> Signals:
@@ -248,122 +248,7 @@ class initialize:  # noqa: N801 (that tool's name)
             loss=True,
             label=True,
         )
-        wanted = theirs.union(SignalSpec(gradient_norm=True).resolved(target))
-        return extract(target, self.attack_datahandler.prepared(self.test), wanted)
-
-    def _reported(self, signals: Signals, scores: NDArray) -> Report:
-        from jaxmeter.auditing import versions
-        from jaxmeter.catalogue import GradientNorm
-
-        assert self.fitted is not None
-        target = self.attack_model.target.for_inputs(self.test.x.shape[1:]).spec
-        fit_part, select = self._fit_parts
-        truth = [fit_part.is_member, select.is_member, self.test.is_member]
-        epochs = enumerate(zip(*self.fitted.history[:3], strict=True))
-        history = tuple(Epoch(i, *map(float, epoch)) for i, epoch in epochs)
-        norm = GradientNorm.score(signals)
-        rows = []
-        for attack, found, spec, seconds in (
-            (
-                _Named(self._places.name),
-                Found(self._select_scores, scores, history, self.fitted.best_epoch),
-                self.spec,
-                self._seconds,
-            ),
-            (
-                NegativeLoss(),
-                Found(self._select_loss, NegativeLoss.score(signals)),
-                SignalSpec(loss=False).resolved(self.train_model.target),
-                0.0,
-            ),
-        ):
-            rows.append(
-                measured(
-                    attack,  # type: ignore[arg-type]
-                    found,
-                    spec=spec,
-                    target=self.train_model.target.spec,
-                    truth=truth,
-                    seconds=seconds,
-                )
-            )
-        rows.append(self._norm_row(norm))
-        correct = correctness(signals)
-        held = self.test.is_member
-        return Report(
-            rows=tuple(rows),
-            held=self.test,
-            held_index=np.arange(len(held)),
-            parts=tuple(map(counts, truth)),  # type: ignore[arg-type]
-            target=target,
-            accuracy=(float(correct[held].mean()), float(correct[~held].mean())),
-            seed=str(self.settings["seed"]),
-            signal_seconds=0.0,
-            signal_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(signals)),
-            notes=tuple(declined(rows)),
-            versions=versions(),
-            device=str(self.device or jax.local_devices()[0]),
-            settings=dict(self.settings),
-        )
-
-    def _norm_row(self, norm: NDArray) -> Row:
-        from jaxmeter.catalogue import GradientNorm
-        from jaxmeter.metrics import evaluate
-        from jaxmeter.report import Budget
-
-        layers = len(self.attack_model.target.spec.trainable_layers)
-        return Row(
-            name=GradientNorm.name,
-            result=evaluate(norm, self.test.is_member),
-            budget=Budget(
-                known_members=0,
-                known_nonmembers=0,
-                reads=(f"gradient norms of {layers} layers",),
-                parameters=self.attack_model.target.spec.variables,
-            ),
-            seconds=0.0,
-        )
-
-    def _write(self, result: AttackResult, probabilities: NDArray, norm: NDArray) -> None:
-        from jaxmeter import figures, risk_figures
-        from jaxmeter.meter import logs
-
-        assert self.report is not None and self.fitted is not None
-        is_member, y = self.test.is_member, self.test.y
-        places = self._places
-        arrays = {}
-        for kind, mask, short in (("member", is_member, "m"), ("nonmember", ~is_member, "nm")):
-            arrays[f"{kind}_probs"] = probabilities[mask]
-            arrays[f"{short}_features"] = self.test.x[mask]
-            arrays[f"{short}_labels"] = y[mask]
-        logs.write_arrays(places, arrays)
-        facts = self.report.facts()
-        logs.write_results(
-            places,
-            {
-                "run": places.name,
-                "target_accuracy": dict(
-                    zip(("members", "nonmembers"), self.report.accuracy, strict=True)
-                ),
-                "best_epoch": self.fitted.best_epoch,
-                "left_out": self.removed,
-                "attack": facts["attacks"][0],
-                "loss threshold": facts["attacks"][1],
-                "settings": self.settings,
-            },
-        )
-        logs.write_test(places, self.fitted, result)
-        drawn = {
-            "privacy_risk": risk_figures.risk_figure(probabilities, is_member, "all classes"),
-            "roc": figures.roc_figure(self.report),
-            "gradient_norm": risk_figures.gradient_norm_figure(-norm, y, is_member),
-        }
-        logs.write_figures(places, drawn)
-        for label in np.unique(y):
-            mine = y == label
-            one = risk_figures.risk_figure(probabilities[mine], is_member[mine], f"class {label}")
-            logs.write_figures(places, {f"privacy_risk_label{label}": one})
-        self.report.save(places.results / "report")
+        return extract(target, self.attack_datahandler.prepared(self.test), _every(target, theirs))
 
 
 def compare(*runs: initialize, logs: str | PathLike[str] | None = None) -> Path:
@@ -424,6 +309,11 @@ def _renamed(signals: Signals, spec: ResolvedSpec, names: dict[str, str]) -> Sig
         loss=signals.loss if spec.loss else None,
         label=signals.label if spec.label else None,
     )
+
+
+def _every(target: Target, spec: ResolvedSpec) -> ResolvedSpec:
+    """What the attack reads, and what the rows beside it in the report do."""
+    return spec.union(SignalSpec(gradient_norm=True).resolved(target))
 
 
 def _read(spec: ResolvedSpec) -> list[str]:
