@@ -163,7 +163,6 @@ def squared_error(logits: Array, truth: Array) -> Array:
     return jnp.square(jax.nn.sigmoid(logits) - truth)
 
 
-@lru_cache
 def released_model(*, deviation: float = 0.01, dropout: float = 0.2) -> Attack:
     """The network of ML Privacy Meter 2020 as an `Attack`, with its squared error.
 
@@ -180,6 +179,11 @@ def released_model(*, deviation: float = 0.01, dropout: float = 0.2) -> Attack:
     >>> attack.score(attack.init(jax.random.key(0), signals), signals).shape
     (4,)
     """
+    return _released_model(deviation, dropout)
+
+
+@lru_cache
+def _released_model(deviation: float, dropout: float) -> Attack:
     model = ReleasedModel(deviation=deviation, dropout=dropout)
 
     def init(key: Array, signals: Signals) -> Any:

@@ -65,16 +65,17 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     jm.write_privacy_meter(folder / "d.txt", records, folder / "d_train.txt.npy")
     return Case(
         *(folder / "d.txt", folder / "d_train.txt.npy", records),
-        trained((64,), records, 60, 0),
-        trained((48, 32), records, 60, 1),
-        trained((64,), records, 0, 2),
+        trained((32,), records, 80, 0),
+        trained((48, 32), records, 50, 1),
+        trained((32,), records, 0, 2),
     )
 
 
 def started(case: Case, folder: Path, *, attacked=None, test=None, **options):
-    """An attack on the case's model, or on another one."""
+    """An attack on the case's model, or on another one, by its output alone unless told more."""
     handler = case.handler()
-    options = {"layers_to_exploit": [2], "epochs": EPOCHS, "logs": folder / "logs", **options}
+    alone = {"layers_to_exploit": [2], "exploit_loss": False, "exploit_label": False}
+    options = {**alone, "epochs": EPOCHS, "logs": folder / "logs", **options}
     return meter.initialize(
         case.model,
         case.model if attacked is None else attacked,
@@ -87,7 +88,8 @@ def started(case: Case, folder: Path, *, attacked=None, test=None, **options):
 @pytest.fixture(scope="module")
 def tested(case: Case, tmp_path_factory: pytest.TempPathFactory):
     """A white-box attack, trained and tested."""
-    attack = started(case, tmp_path_factory.mktemp("run"), gradients_to_exploit=[2])
+    options = {"gradients_to_exploit": [2], "exploit_loss": True, "exploit_label": True}
+    attack = started(case, tmp_path_factory.mktemp("run"), **options)
     attack.train_attack()
     attack.test_attack()
     return attack
@@ -107,9 +109,8 @@ def test_best_epoch_is_not_chosen_on_the_test_part(case, tmp_path):
         is_member=np.random.default_rng(1).permutation(shuffled.records.is_member)
     )
     fits = []
-    for test in (case.handler(), shuffled):  # activations alone, which have no threshold to stay at
-        options = {"layers_to_exploit": [1], "exploit_loss": False}
-        fits.append(started(case, tmp_path, test=test, **options).train_attack())
+    for test in (case.handler(), shuffled):
+        fits.append(started(case, tmp_path, test=test).train_attack())
     kept = np.argmax(fits[0].history.select_auc[1:]) + 1
     assert fits[0].best_epoch == fits[1].best_epoch == kept
     for mine, theirs in zip(*(jax.tree.leaves(fit.params) for fit in fits), strict=True):
@@ -122,7 +123,7 @@ def test_target_attack_model_is_what_is_attacked(case, tmp_path):
     for name, attacked in {"itself": None, "other": case.other, "new": case.untrained}.items():
         attack = started(case, tmp_path, attacked=attacked, model_name=name)
         attack.train_attack()
-        report = attack.test_attack()
+        report = attack.test_attack(files=False)
         aucs[name] = report.rows[0].result.auc
         model = attacked or case.model
         x = attack.attack_datahandler.normalize(attack.test.x)
@@ -210,12 +211,11 @@ def test_dropout_is_active_in_fitting_only(case):
 
 def test_a_fresh_attack_is_the_loss_threshold_and_not_a_coin(case, tested, tmp_path):
     """v0's initial weights were so small that a fresh network said 0.5 of every record."""
-    fresh = started(case, tmp_path, epochs=0)
+    fresh = started(case, tmp_path, epochs=0, exploit_loss=True, exploit_label=True)
     assert fresh.train_attack().best_epoch == 0
-    attack, threshold, _ = fresh.test_attack().rows
+    attack, threshold, _ = fresh.test_attack(files=False).rows
     assert attack.result.auc == pytest.approx(threshold.result.auc, abs=1e-4)
-    probabilities = np.load(fresh._places.results / "member_probs.npy")
-    assert probabilities.std() > 0.02
+    assert expit(attack.result.scores).std() > 0.02
     signals = some_signals(case)
     released = jm.released_model()
     said = expit(released.score(released.init(jax.random.key(0), signals), signals))
@@ -251,7 +251,7 @@ GRADIENTS = {
 
 
 @pytest.mark.parametrize("released", [False, True], ids=["jaxmeter", "2020"])
-@pytest.mark.parametrize("numbers", [(1,), (2,), (3,), (1, 2, 3)], ids=str)
+@pytest.mark.parametrize("numbers", [(2,), (1, 2, 3)], ids=str)
 def test_gradients_of_any_layer_are_the_layers_own(convolutional, numbers, released):
     """v0 took variable 2(g - 1), which is wrong without a bias and with BatchNorm, and crashed."""
     model, records = convolutional
@@ -266,13 +266,19 @@ def test_gradients_of_any_layer_are_the_layers_own(convolutional, numbers, relea
     for name, gradient in signals.gradients.items():
         found = gradient.materialise() if isinstance(gradient, jm.Outer) else gradient
         assert_close(found, truth[name], rtol=1e-4)
-    attack = jm.released_model(deviation=0.2) if released else jm.inference_model(members=2)
-    scores = attack.score(attack.init(jax.random.key(0), signals), signals)
-    assert np.isfinite(scores).all() and (not released or np.ptp(scores) > 0)
+    if len(numbers) > 1:
+        attack = jm.released_model(deviation=0.2) if released else jm.inference_model(members=2)
+        scores = attack.score(attack.init(jax.random.key(0), signals), signals)
+        assert np.isfinite(scores).all() and (not released or np.ptp(scores) > 0)
 
 
-@pytest.mark.parametrize("released", [False, True], ids=["jaxmeter", "2020"])
-@pytest.mark.parametrize("signal", ["output", "gradient", "loss", "label"])
+@pytest.mark.parametrize(
+    ("signal", "released"),
+    [
+        *(("output", True), ("gradient", True), ("loss", True), ("label", True)),
+        *(("gradient", False), ("label", False)),
+    ],
+)
 def test_a_single_signal_is_enough(case, signal, released):
     """v0 crashed on one input: Keras concatenates two or more."""
     model = numbered(case.model)
@@ -308,7 +314,8 @@ def test_runs_of_one_name_overwrite_nothing(case, tmp_path):
     """v0 wrote every run's plots and probabilities over the last one's."""
     kept = {}
     for run in ("mine", "mine-2"):
-        attack = started(case, tmp_path, epochs=0, model_name="mine", seed=len(kept))
+        options = {"exploit_loss": True, "exploit_label": True, "seed": len(kept)}
+        attack = started(case, tmp_path, epochs=0, model_name="mine", **options)
         attack.train_attack()
         attack.test_attack()
         assert attack._places.name == run
@@ -323,19 +330,15 @@ def test_runs_of_one_name_overwrite_nothing(case, tmp_path):
 
 
 def test_the_null_is_found_null(case, tmp_path):
-    """Membership drawn at random: an attack on it must find nothing."""
+    """Membership drawn at random, in either part by itself: nothing can be found."""
     attack = started(case, tmp_path)
-    truth = np.random.default_rng(5).permutation(attack.train_datahandler.records.is_member)
-    handler = case.handler()
-    handler.records = handler.records._replace(is_member=truth)
-    null = meter.initialize(
-        *(case.model, case.model, handler, handler),
-        layers_to_exploit=[2],
-        epochs=EPOCHS,
-        logs=tmp_path / "logs",
+    random = np.random.default_rng(5)
+    attack.known, attack.test = (
+        part._replace(is_member=random.permutation(part.is_member))
+        for part in (attack.known, attack.test)
     )
-    null.train_attack()
-    low, high = null.test_attack().rows[0].result.auc_interval(0.99)
+    attack.train_attack()
+    low, high = attack.test_attack(files=False).rows[0].result.auc_interval(0.99)
     assert low < 0.5 < high
 
 
@@ -400,7 +403,7 @@ def test_wrong_numbers_list_the_valid_ones_with_names(case, tmp_path):
     with pytest.raises(ValueError, match="sgd, adam, adadelta, adagrad, momentum, rmsprop"):
         started(case, tmp_path, optimizer="adamw")
     with pytest.raises(ValueError, match="use a black box"):
-        started(case, tmp_path, attacked=case.other, gradients_to_exploit=[2])
+        started(case, tmp_path, attacked=case.other, gradients_to_exploit=[1])
 
 
 def test_an_input_layer_has_a_number_but_no_signal():
@@ -540,7 +543,7 @@ def test_the_released_network_is_its_architecture_in_numpy(case):
     params = attack.init(jax.random.key(3), signals)
     shapes = {name: layer["kernel"].shape for name, layer in params["params"].items()}
     assert shapes["gradient out kernel convolution"] == (CLASSES, 100)
-    assert shapes["gradient out kernel 1"] == (64 * 100, 2024)
+    assert shapes["gradient out kernel 1"] == (32 * 100, 2024)
     assert [shapes[name][1] for name in ENCODER] == [256, 128, 64, 1]
     assert shapes["label 1"] == (CLASSES, 128) and shapes["loss 1"] == (1, 100)
     assert shapes[ENCODER[0]][0] == 3 * 64 + 256
@@ -636,7 +639,7 @@ def test_ten_steps_on_the_squared_error_are_those_of_numpy(case, name):
     for _ in range(10):
         expected, gradients = by_numpy(mine, signals, truth)
         params, state, loss = step(params, state)
-        assert float(loss) == pytest.approx(expected, rel=1e-5)
+        assert float(loss) == pytest.approx(expected, abs=1e-5)
         for layer, kind in flat:
             mine[layer][kind] = updates[layer, kind](mine[layer][kind], gradients[layer][kind])
     moved = 0.0
@@ -675,20 +678,32 @@ def test_fit_minimises_the_attacks_own_loss(case):
 # --- The tutorial --------------------------------------------------------------------------------
 
 
-def test_the_published_tutorial_runs_but_for_its_imports(tmp_path, monkeypatch):
+def tutorial(folder: Path, monkeypatch: pytest.MonkeyPatch, **options):
     import tutorial_alexnet
 
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(folder)
     with jax.numpy_rank_promotion("allow"):
-        tutorial_alexnet.prepare(tmp_path, members=300, others=300, epochs=12)
-    whitebox, outputs, blackbox = tutorial_alexnet.attack(epochs=3)
-    assert len(whitebox.known.y) == 60 and whitebox.test.is_member.sum() == 270
+        tutorial_alexnet.prepare(folder, members=200, others=200, epochs=12)
+    return tutorial_alexnet.attack(**options)
+
+
+def test_the_published_tutorial_runs_but_for_its_imports(tmp_path, monkeypatch):
+    (whitebox,) = tutorial(tmp_path, monkeypatch, epochs=2, configurations=1)
+    assert len(whitebox.known.y) == 40 and whitebox.test.is_member.sum() == 180
+    assert whitebox.spec.gradients and whitebox.spec.loss and whitebox.spec.label
+    assert 0.5 < whitebox.report.rows[0].result.auc <= 1
+    assert Path("logs/plots/whitebox1/privacy_risk_label0.png").exists()
+    assert re.search(r"attack accuracy 0\.\d+", Path("logs/attack/whitebox1.log").read_text())
+
+
+@pytest.mark.study
+def test_all_configurations_of_the_tutorial(tmp_path, monkeypatch):
+    whitebox, outputs, blackbox = tutorial(tmp_path, monkeypatch)
     assert len(outputs.spec.outputs) == 2 and not blackbox.spec.loss
     for attack in (whitebox, outputs, blackbox):
         assert 0.5 < attack.report.rows[0].result.auc <= 1
     names = {path.parent.name for path in Path("logs/plots").glob("*/roc.png")}
     assert names == {"whitebox1", "whitebox2", "blackbox1"}
-    assert re.search(r"attack accuracy 0\.\d+", Path("logs/attack/whitebox1.log").read_text())
 
 
 @pytest.mark.study

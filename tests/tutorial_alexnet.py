@@ -14,7 +14,7 @@ import jaxmeter as jm
 from jaxmeter import meter as ml_privacy_meter
 
 
-def attack(epochs: int = 10) -> list:
+def attack(epochs: int = 10, configurations: int = 3) -> list:
     # input_features should be changed according to the model
     input_shape = (32, 32, 3)
 
@@ -76,7 +76,7 @@ def attack(epochs: int = 10) -> list:
         epochs=epochs,
         model_name="blackbox1",
     )
-    attacks = [whitebox, outputs, blackbox]
+    attacks = [whitebox, outputs, blackbox][:configurations]
     for attackobj in attacks:
         attackobj.train_attack()
         attackobj.test_attack()
@@ -102,7 +102,7 @@ def prepare(folder: Path, members: int, others: int, epochs: int) -> None:
     random = np.random.default_rng(0)
     n = members + others
     x = random.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
-    records = jm.Records(x, random.integers(0, 100, n).astype(np.int32), np.arange(n) < members)
+    records = jm.Records(x, random.integers(0, 4, n).astype(np.int32), np.arange(n) < members)
     (folder / "datasets").mkdir()
     jm.write_privacy_meter(
         folder / "datasets" / "cifar100.txt",

@@ -193,12 +193,12 @@ class initialize:  # noqa: N801 (that tool's name)
         logs.write_fit(self._places, self.fitted)
         return self.fitted
 
-    def test_attack(self) -> Report:
+    def test_attack(self, *, files: bool = True) -> Report:
         """Measures the attack on the test records of `target_attack_model`, and writes all of it.
 
         `logs/results/<run>/`: `member_probs.npy`, `nonmember_probs.npy`, the records they belong to
         (`m_features`, `m_labels`, `nm_features`, `nm_labels`), `results.json` and `report/`.
-        `logs/plots/<run>/`: the figures.
+        `logs/plots/<run>/`: the figures. With `files=False` only the log grows.
 
         Raises:
           RuntimeError: if the attack was not trained.
@@ -236,7 +236,8 @@ class initialize:  # noqa: N801 (that tool's name)
                 "%.4f",
                 *(result.accuracy, result.auc, low, high, self.report.rows[1].result.auc),
             )
-        reporting.write(self._places, self._trained, self.report, self.removed)
+        if files:
+            reporting.write(self._places, self._trained, self.report, self.removed)
         return self.report
 
     def _signals_of_test(self) -> Signals:
