@@ -72,10 +72,9 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 
 def started(case: Case, folder: Path, *, attacked=None, test=None, **options):
-    """An attack on the case's model, or on another one, by its output alone unless told more."""
+    """An attack on the case's model, or on another one, black box unless told more."""
     handler = case.handler()
-    alone = {"layers_to_exploit": [2], "exploit_loss": False, "exploit_label": False}
-    options = {**alone, "epochs": EPOCHS, "logs": folder / "logs", **options}
+    options = {"layers_to_exploit": [2], "epochs": EPOCHS, "logs": folder / "logs", **options}
     return meter.initialize(
         case.model,
         case.model if attacked is None else attacked,
@@ -88,8 +87,7 @@ def started(case: Case, folder: Path, *, attacked=None, test=None, **options):
 @pytest.fixture(scope="module")
 def tested(case: Case, tmp_path_factory: pytest.TempPathFactory):
     """A white-box attack, trained and tested."""
-    options = {"gradients_to_exploit": [2], "exploit_loss": True, "exploit_label": True}
-    attack = started(case, tmp_path_factory.mktemp("run"), **options)
+    attack = started(case, tmp_path_factory.mktemp("run"), gradients_to_exploit=[2])
     attack.train_attack()
     attack.test_attack()
     return attack
@@ -109,8 +107,9 @@ def test_best_epoch_is_not_chosen_on_the_test_part(case, tmp_path):
         is_member=np.random.default_rng(1).permutation(shuffled.records.is_member)
     )
     fits = []
+    alone = {"exploit_loss": False, "exploit_label": False}  # no threshold to stay at
     for test in (case.handler(), shuffled):
-        fits.append(started(case, tmp_path, test=test).train_attack())
+        fits.append(started(case, tmp_path, test=test, **alone).train_attack())
     kept = np.argmax(fits[0].history.select_auc[1:]) + 1
     assert fits[0].best_epoch == fits[1].best_epoch == kept
     for mine, theirs in zip(*(jax.tree.leaves(fit.params) for fit in fits), strict=True):
@@ -211,7 +210,7 @@ def test_dropout_is_active_in_fitting_only(case):
 
 def test_a_fresh_attack_is_the_loss_threshold_and_not_a_coin(case, tested, tmp_path):
     """v0's initial weights were so small that a fresh network said 0.5 of every record."""
-    fresh = started(case, tmp_path, epochs=0, exploit_loss=True, exploit_label=True)
+    fresh = started(case, tmp_path, epochs=0)
     assert fresh.train_attack().best_epoch == 0
     attack, threshold, _ = fresh.test_attack(files=False).rows
     assert attack.result.auc == pytest.approx(threshold.result.auc, abs=1e-4)
@@ -314,8 +313,7 @@ def test_runs_of_one_name_overwrite_nothing(case, tmp_path):
     """v0 wrote every run's plots and probabilities over the last one's."""
     kept = {}
     for run in ("mine", "mine-2"):
-        options = {"exploit_loss": True, "exploit_label": True, "seed": len(kept)}
-        attack = started(case, tmp_path, epochs=0, model_name="mine", **options)
+        attack = started(case, tmp_path, epochs=0, model_name="mine", seed=len(kept))
         attack.train_attack()
         attack.test_attack()
         assert attack._places.name == run
