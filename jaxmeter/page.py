@@ -33,8 +33,8 @@ def page(facts: dict[str, Any], figures: dict[str, str]) -> str:
 
     Args:
       facts: from `findings.facts`.
-      figures: SVG files by name; "roc" and "histograms" and "classes", and where they make sense
-        "exposed" and "history".
+      figures: SVG files by name; "roc", "histograms", "classes" and "class_scores", and where they
+        make sense "gradient_norms", "exposed" and "history".
     """
     verdict = facts["verdict"]
     body = [
@@ -64,6 +64,7 @@ def page(facts: dict[str, Any], figures: dict[str, str]) -> str:
             ),
         ),
         _classes(facts, figures),
+        *_norms(figures),
         _exposed(facts, figures),
     ]
     if "history" in figures:
@@ -200,7 +201,31 @@ def _classes(facts: dict[str, Any], figures: dict[str, str]) -> str:
             "the same class, with DeLong's 95% interval. An AUC within a class leaves out what the "
             f"attack gains from comparing classes.{chance}{left_out}"
         ),
+        figure("class_scores", figures, "Histograms of scores by class"),
+        _p(
+            f"Scores of {facts['classes']['attack']} class by class, as shares of the class's "
+            "members and non-members, of which the title counts the records; at most the first 12 "
+            "classes."
+        ),
     )
+
+
+def _norms(figures: dict[str, str]) -> list[str]:
+    """The section about gradient norms, where an attack has read them."""
+    if "gradient_norms" not in figures:
+        return []
+    return [
+        _section(
+            "norms",
+            "Gradient norms by label",
+            figure("gradient_norms", figures, "Gradient norms of members and non-members by label"),
+            _p(
+                "The norm of the loss's gradient by all of the target's variables: its geometric "
+                "mean over the held-out members and non-members of each label, with 95% intervals "
+                "(normal, in logs). Members' gradients are smaller where the target has memorised."
+            ),
+        )
+    ]
 
 
 def _exposed(facts: dict[str, Any], figures: dict[str, str]) -> str:
