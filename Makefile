@@ -50,6 +50,10 @@ sweep: $(VENV)/.installed
 	$(BIN)/python experiments/digits_training_size.py sweep
 ifdef JAXMETER_DATA
 	$(BIN)/python experiments/location30_layers.py sweep
+	$(BIN)/python experiments/fcn_location30.py sweep
+	$(BIN)/python experiments/alexnet_cifar100.py sweep
+	$(BIN)/python experiments/alexnet_cifar100_known.py sweep
+	$(BIN)/python experiments/alexnet_cifar100_layers.py sweep
 endif
 
 study: $(VENV)/.installed-test

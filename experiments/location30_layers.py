@@ -8,13 +8,9 @@ each of its four layers one attack reads its output, one its gradient, one its g
 the label; other attacks read several. All know 800 members and 800 non-members and are measured on
 800 and 800 others. `docs/studies.md` reads the table.
 
-The folder has `location30.npz`; another file is named with `--data.path`. Location-30 is published
-as dataset_location.tgz at https://github.com/privacytrustlab/datasets. Its table "bangkok" has a
-class from 1 to 30 and 446 zeros and ones a row:
-
-    import numpy as np
-    table = np.loadtxt("bangkok", int, delimiter=",", quotechar='"')
-    np.savez("location30.npz", x=table[:, 1:].astype(np.uint8), y=table[:, 0] - 1)
+The folder has `location30.npz`; another file is named with `--data.path`. Without either the
+published archive, dataset_location.tgz at https://github.com/privacytrustlab/datasets, is
+downloaded.
 
 Cost: 15 minutes for three seeds on two CPU cores that did other work as well; 3 minutes for the
 quickest seed. Attacks are ensembles of 5 networks instead of 10.
@@ -47,9 +43,6 @@ quickest seed. Attacks are ensembles of 5 networks instead of 10.
 Mean ± standard deviation over seeds; Python 3.11, jax 0.10.2, keras 3.15.1.
 """
 
-import os
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jaxmeter as jm
@@ -60,52 +53,16 @@ OUTPUTS = ("hidden_1", "hidden_2", "hidden_3", "logits")  # of the last layer be
 FIT = jm.FitConfig(members=5)  # half the usual ensemble: there are 19 fits a run
 
 
-@dataclass(frozen=True, kw_only=True)
-class Location30(experiment.NpzRecords):
-    """Location-30 as one `.npz` file.
-
-    Attributes:
-      path: the file, with `x` `[5010, 446]` and `y` `[5010]`; location30.npz in the folder that
-        the environment variable JAXMETER_DATA names, or in this one.
-    """
-
-    path: Path = Path(os.environ.get("JAXMETER_DATA", ""), "location30.npz")
-    members: int = 1600
-    nonmembers: int | None = 1600
-
-    def files(self) -> tuple[Path, ...]:
-        """The file.
-
-        Raises:
-          FileNotFoundError: if it is not there, saying where it comes from.
-        """
-        if not self.path.is_file():
-            raise FileNotFoundError(
-                f"there is no {str(self.path)!r}. Location-30 is not part of this repository: it "
-                "is published as dataset_location.tgz at "
-                "https://github.com/privacytrustlab/datasets; experiments/location30_layers.py "
-                "says how to make location30.npz of it. Name the file with --data.path, or its "
-                "folder in the environment variable JAXMETER_DATA."
-            )
-        return super().files()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layers(experiment.Config):
-    """A run of this study."""
-
-    data: Location30 = Location30()
-
-
 def reading(name: str, **signals: Any) -> jm.Learned:
     """A learned attack that reads these signals and the label, nothing else."""
     spec = jm.SignalSpec(**{"outputs": (), "loss": False, **signals})
     return jm.Learned(spec, name=name, config=FIT)
 
 
-BASE = Layers(
+BASE = experiment.Config(
     study="location30_layers",
     seed=0,
+    data=experiment.Location30(),
     target=experiment.Mlp(
         widths=(512, 256, 128),
         initial=experiment.Normal(deviation=0.01),

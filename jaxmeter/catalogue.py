@@ -262,14 +262,22 @@ def check_names(attacks: Sequence[AnyAttack]) -> None:
         raise ValueError(f"attacks are named {names}; give at least one, and each its own name.")
 
 
-def check_references(attacks: Sequence[AnyAttack], *, given: bool) -> None:
-    """Refuses attacks that lack reference models, and models that no attack asks for."""
+_REMEDY = (
+    "Pass references=jaxmeter.Shadows(architecture=...) to train some on the audited records "
+    "(--references 32), or references=jaxmeter.References(...)."
+)
+
+
+def check_references(attacks: Sequence[AnyAttack], *, given: bool, remedy: str = _REMEDY) -> None:
+    """Refuses attacks that lack reference models, and models that no attack asks for.
+
+    `remedy` says how some are given.
+    """
     needing = [attack.name for attack in calibrated(attacks)]
     if needing and not given:
         raise ValueError(
-            f"{', '.join(needing)}: compared with reference models, of which there are none. Pass "
-            "references=jaxmeter.Shadows(architecture=...) to train some on the audited records "
-            "(--references 32), or references=jaxmeter.References(...)."
+            f"{', '.join(needing)}: compared with reference models, of which there are none. "
+            f"{remedy}"
         )
     if given and not needing:
         raise ValueError(

@@ -59,8 +59,9 @@ def is_blind(row: "Row") -> bool:
 
 
 def access(row: "Row") -> str:
-    """ "blind", "white box" (it reads parameters) or "black box"."""
-    return "blind" if is_blind(row) else "white box" if row.budget.parameters else "black box"
+    """ "blind", "white box" (it needs parameters or inner layers' outputs) or "black box"."""
+    inside = row.budget.parameters or row.budget.layers
+    return "blind" if is_blind(row) else "white box" if inside else "black box"
 
 
 def best(report: "Report") -> "Row":

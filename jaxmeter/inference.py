@@ -25,6 +25,7 @@ from jax import Array
 from jax.scipy.special import ndtri
 
 from jaxmeter.gradients import Gradient, Outer
+from jaxmeter.lowering import lowered
 from jaxmeter.signals import Signals
 from jaxmeter.target import LOGITS
 
@@ -347,11 +348,15 @@ def ensemble(model: InferenceModel, members: int) -> Ensemble:
         return features(params["scale"], signals, model.shrink)
 
     def logits(params: dict[str, Any], prepared: Features, key: Array | None = None) -> Array:
+        # A fit calls this in a scan, where XLA's CPU backend runs most convolutions in naive loops.
+        run = lowered(every, looped=True) if prepared.images else every
+        return run(params["params"], prepared, key)
+
+    def every(params: Any, prepared: Features, key: Array | None) -> Array:
         if key is None:
-            run = partial(_forward, model, prepared, None)
-            return jax.vmap(run)(params["params"])
+            return jax.vmap(partial(_forward, model, prepared, None))(params)
         keys = jax.random.split(key, members)
-        return jax.vmap(partial(_forward, model, prepared))(keys, params["params"])
+        return jax.vmap(partial(_forward, model, prepared))(keys, params)
 
     def _forward(
         model: InferenceModel, prepared: Features, key: Array | None, params: Any

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from jaxmeter.metrics import best_threshold, evaluate
 from jaxmeter.report import Budget, Row
-from jaxmeter.target import TargetSpec, layer_of, resolve_variables
+from jaxmeter.target import LOGITS, TargetSpec, layer_of, resolve_variables
 
 if TYPE_CHECKING:  # Only for annotations: measuring does not depend on how attacks work.
     from jaxmeter.catalogue import AnyAttack, Found
@@ -45,6 +45,7 @@ def measured(
             queries=int(spec is not None),
             reads=_reads(spec),
             parameters=_parameters(target, spec) if spec else (),
+            layers=_inner(target, spec) if spec else (),
         ),
         seconds=seconds,
         history=found.history,
@@ -87,6 +88,11 @@ def _parameters(target: TargetSpec, spec: "ResolvedSpec") -> tuple[str, ...]:
     """The variables whose values the attack needs."""
     normed = resolve_variables(target, spec.norms)
     return tuple(dict.fromkeys((*spec.gradients, *normed)))
+
+
+def _inner(target: TargetSpec, spec: "ResolvedSpec") -> tuple[str, ...]:
+    """The layers whose outputs the attack needs to see, but the last one's, which is the answer."""
+    return tuple(name for name in spec.outputs if name not in (LOGITS, *target.layers[-1:]))
 
 
 def _listed(layers: tuple[str, ...]) -> str:

@@ -399,6 +399,7 @@ def _budget(budget: dict[str, Any]) -> str:
         else "never queries the target",
         f"trains {plural(budget['models_trained'], 'model')}" if budget["models_trained"] else "",
         f"sees the weights of {', '.join(budget['parameters'])}" if budget["parameters"] else "",
+        f"sees the outputs of {', '.join(budget['layers'])}" if budget.get("layers") else "",
     ]
     return "; ".join(filter(None, said))
 

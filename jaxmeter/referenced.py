@@ -107,10 +107,13 @@ def seen_by(
     records: Records,
     spec: AnySpec,
     *,
+    out: str | PathLike[str] | None = None,
     device_budget: int = DEVICE_BUDGET,
     progress: Callable[[int, int], None] | None = None,
 ) -> SeenBy:
     """The records as the reference models see them. Models that are not finite are left out.
+
+    `out` is a folder for the signals, see `shadow.extract`; None to keep them in memory.
 
     Raises:
       ValueError: if fewer than two models are finite, or records do not fit the models.
@@ -131,7 +134,9 @@ def seen_by(
                 "calibrated by them. Lower the learning rate of the recipe."
             )
         models, was_member = shadow.model(models, finite), was_member[finite]
-    signals = shadow.extract(models, records, spec, device_budget=device_budget, progress=progress)
+    signals = shadow.extract(
+        models, records, spec, out=out, device_budget=device_budget, progress=progress
+    )
     return SeenBy(signals, was_member)
 
 

@@ -34,6 +34,7 @@ class Budget:
       reads: the signals read, in words, e.g. ("logits", "loss", "label").
       parameters: trainable variables of the target whose values the attack needs; empty for a black
         box.
+      layers: the target's inner layers whose outputs the attack needs; empty for a black box.
     """
 
     known_members: int
@@ -42,6 +43,7 @@ class Budget:
     queries: int = 1
     reads: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

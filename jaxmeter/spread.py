@@ -1,5 +1,6 @@
 """How an attack's figures spread over targets of one kind."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,23 +21,33 @@ class Spread(NamedTuple):
     tpr: NDArray
 
     def facts(self) -> dict[str, Any]:
-        """Means, standard deviations and extremes, as plain values."""
+        """Means, standard deviations, extremes and all values, as plain values; None for NaN."""
         rates = [{"fpr": fpr, **_summary(self.tpr[:, i])} for i, fpr in enumerate(FPRS)]
-        return {
-            "targets": self.auc.size,
-            "auc": {**_summary(self.auc), "values": self.auc.tolist()},
-            "tpr_at_fpr": rates,
-        }
+        return {"targets": self.auc.size, "auc": _summary(self.auc), "tpr_at_fpr": rates}
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> "Spread":
+        """What `facts` were of.
+
+        >>> spread = Spread(np.array([0.6, 0.7]), np.array([[0.1, np.nan], [0.2, np.nan]]))
+        >>> again = Spread.of(spread.facts())
+        >>> all(np.array_equal(a, b, equal_nan=True) for a, b in zip(spread, again))
+        True
+        """
+        tpr = [at["values"] for at in facts["tpr_at_fpr"]]
+        return cls(np.array(facts["auc"]["values"], float), np.array(tpr, float).T)
 
 
-def _summary(values: NDArray) -> dict[str, float | None]:
+def _summary(values: NDArray) -> dict[str, Any]:
     """None for what the values do not give."""
     known = values[~np.isnan(values)]
+    listed = [None if np.isnan(value) else float(value) for value in values]
     if not known.size:
-        return dict.fromkeys(("mean", "sd", "low", "high"))
+        return {**dict.fromkeys(("mean", "sd", "low", "high")), "values": listed}
     return {
         "mean": float(known.mean()),
         "sd": float(known.std(ddof=1)) if known.size > 1 else None,
         "low": float(known.min()),
         "high": float(known.max()),
+        "values": listed,
     }

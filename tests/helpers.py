@@ -68,3 +68,18 @@ def assert_close(found, expected, rtol: float = 1e-5, floor: float = 1e-30) -> N
     assert found.shape == expected.shape
     scale = max(np.abs(expected).max(initial=0.0), floor)
     np.testing.assert_allclose(found / scale, expected / scale, atol=rtol, rtol=0)
+
+
+def equations(fun, *args):
+    """Equations of a traced function, of its inner programs too."""
+
+    def walk(jaxpr):
+        for eqn in jaxpr.eqns:
+            yield eqn
+            for value in eqn.params.values():
+                for inner in value if isinstance(value, tuple | list) else (value,):
+                    inner = getattr(inner, "jaxpr", inner)
+                    if hasattr(inner, "eqns"):
+                        yield from walk(inner)
+
+    return list(walk(jax.make_jaxpr(fun)(*args).jaxpr))

@@ -5,9 +5,9 @@ import optax
 import pytest
 
 import jaxmeter as jm
-from helpers import assert_close, mlp_target, some_records
+from helpers import assert_close, equations, mlp_target, some_records
 from jaxmeter import fitting
-from jaxmeter.inference import GradientComponent, features, scales
+from jaxmeter.inference import GradientComponent, InferenceModel, features, scales
 from jaxmeter.signals import Signals
 
 SMALL = {"epochs": 4, "batch_size": 32}
@@ -142,6 +142,43 @@ def test_any_single_signal_can_be_read(kind):
     fitted = jm.fit(jax.random.key(0), attack, signals, is_member, epochs=2, batch_size=16)
     scores = np.asarray(attack.score(fitted.params, signals))
     assert scores.shape == (40,) and np.isfinite(scores).all() and np.ptp(scores) > 0
+
+
+@pytest.mark.parametrize("shape", [(6, 7, 5), (2, 2, 20), (9, 4)], ids=str)
+def test_images_are_read_by_convolutions_that_loops_are_fast_in(shape):
+    """In a scan XLA's CPU backend is fast on one layout only, gradients' layouts included."""
+    random = np.random.default_rng(0)
+    image = random.normal(size=(12, *shape)).astype("f")
+    signals = Signals({"conv": image}, {}, {}, np.ones(12, "f"), None)
+    model = InferenceModel()
+    attack = jm.inference_model(members=3)
+    params = attack.init(jax.random.key(0), signals)
+    # Away from the start, where the last layer is zero and nothing else has a gradient.
+    trained = jax.tree.map(lambda leaf: leaf + 0.05, params["params"])
+    params = {**params, "params": trained}
+    prepared = attack.prepare(params, signals)
+
+    def by_definition(trained):
+        one = lambda p: model.apply({"params": p}, prepared)  # noqa: E731
+        return jnp.sin(jax.vmap(one)(trained)).sum()
+
+    def ours(trained):
+        return jnp.sin(attack.logits({**params, "params": trained}, prepared, None)).sum()
+
+    expected, found = (jax.jit(jax.value_and_grad(f))(trained) for f in (by_definition, ours))
+    assert_close(found[0], expected[0])
+    for a, b in zip(*map(jax.tree.leaves, (found[1], expected[1])), strict=True):
+        assert_close(a, b, rtol=2e-5, floor=1e-6)
+
+    def layouts(fun):
+        for eqn in equations(jax.grad(fun), trained):
+            if eqn.primitive.name == "conv_general_dilated":
+                lhs, rhs, out = eqn.params["dimension_numbers"]
+                axes = range(1, len(shape))
+                last = len(shape)
+                yield lhs == out == (0, last, *axes) and rhs[2:] == tuple(range(last - 1))
+
+    assert not all(layouts(by_definition)) and all(layouts(ours))
 
 
 def test_a_factored_gradient_is_read_as_the_materialised_one():

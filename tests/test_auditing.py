@@ -6,7 +6,7 @@ import pytest
 
 import jaxmeter as jm
 from helpers import linear_target, mlp_target, some_records
-from jaxmeter import demo, fitting
+from jaxmeter import demo, findings, fitting
 from jaxmeter.catalogue import Part
 from jaxmeter.data import split_indices
 from jaxmeter.metrics import MetricWarning
@@ -81,6 +81,20 @@ def test_budgets_say_what_was_given(report):
     assert by_name["black box"].reads == ("logits", "loss", "label")
     assert by_name["black box"].parameters == ()
     assert by_name["blind baseline"].queries == 0
+
+
+def test_an_inner_layers_output_is_no_black_box():
+    attacks = {
+        name: jm.Learned(jm.SignalSpec(outputs=outputs), name=name, config=QUICK)
+        for name, outputs in {"answer": ("logits", "c"), "inside": ("b", "logits", "a")}.items()
+    }
+    target, records = mlp_target(), some_records(200, (6,), 4)
+    every = [jm.NegativeLoss(), *attacks.values()]
+    report = jm.audit(target, records, key=jax.random.key(0), attacks=every)
+    layers = {row.name: row.budget.layers for row in report.rows}
+    assert layers == {"negative loss": (), "answer": (), "inside": ("b", "a")}
+    said = {row.name: findings.access(row) for row in report.rows}
+    assert said == {"negative loss": "black box", "answer": "black box", "inside": "white box"}
 
 
 def test_thresholds_come_from_the_select_part(report):

@@ -142,7 +142,7 @@ ARROWS = {
         "reference.ratios",
     },
     "scores": {"logits", "signals"},
-    "inference": {"gradients", "signals", "target"},
+    "inference": {"gradients", "lowering", "signals", "target"},
     "fitting": {"signals"},
     "attack": {"fitting", "inference", "metrics", "signals"},
     "spread": set(),
@@ -186,11 +186,12 @@ ARROWS = {
     "experiment.mirror": set(),
     "experiment.canonical": set(),
     "experiment.fingerprint": set(),
-    "experiment.datasets": {"data"},
-    "experiment.recipes": {"intake.surroundings"},
+    "experiment.published": set(),
+    "experiment.datasets": {"data", "experiment.published", "intake.surroundings"},
+    "experiment.recipes": {"intake.surroundings", "lowering"},
     "experiment.configs": {
         *("catalogue", "experiment.canonical", "experiment.datasets"),
-        *("experiment.recipes", "signals"),
+        *("experiment.recipes", "shadow.recipe", "signals"),
     },
     "experiment.writing": {"experiment.fingerprint"},
     "experiment.store": {
@@ -201,13 +202,22 @@ ARROWS = {
     "experiment.training": {"data", "intake.surroundings", "streams"},
     "experiment.examining": {"experiment.notes", "intake", "target"},
     "experiment.extracting": {"data", "signals", "target"},
-    "experiment.attacking": {"catalogue", "data", "experiment.notes", "signals"},
+    "experiment.shadowing": {
+        *("calibrated", "data", "experiment.extracting", "experiment.notes"),
+        *("intake.surroundings", "parts", "referenced", "shadow", "signals", "streams"),
+        "target",
+    },
+    "experiment.attacking": {
+        *("calibrated", "catalogue", "data", "experiment.notes", "parts", "signals"),
+        "spread",
+    },
     "experiment.scoring": {"experiment.notes", "findings", "measuring", "target"},
     "experiment.stages": {
-        *("catalogue", "experiment.attacking", "experiment.canonical"),
+        *("calibrated", "catalogue", "experiment.attacking", "experiment.canonical"),
         *("experiment.configs", "experiment.drawing", "experiment.examining"),
         *("experiment.extracting", "experiment.fingerprint", "experiment.scoring"),
-        *("experiment.store", "experiment.training", "scores"),
+        *("experiment.shadowing", "experiment.store", "experiment.training", "scores"),
+        "shadow",
     },
     "experiment.runs": {
         *("auditing", "experiment.canonical", "experiment.configs"),
@@ -224,7 +234,13 @@ ARROWS = {
         "experiment.stages",
     },
     "experiment.dispatch": {
-        *("experiment.canonical", "experiment.configs", "experiment.fingerprint"),
+        *(
+            "calibrated",
+            "catalogue",
+            "experiment.canonical",
+            "experiment.configs",
+            "experiment.fingerprint",
+        ),
     },
     "experiment.remote": {
         *("experiment.canonical", "experiment.locks", "experiment.runs"),

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from jax import lax
 
 import jaxmeter as jm
-from helpers import assert_close, reference_gradients
+from helpers import assert_close, equations, reference_gradients
 from jaxmeter.convolutions import Case, form_of
 from jaxmeter.lowering import lowered
 
@@ -24,19 +24,6 @@ def normal(*shape, seed=0, dtype="float32"):
 def names(fun, *args):
     """Primitives of a traced function, of its inner programs too."""
     return [eqn.primitive.name for eqn in equations(fun, *args)]
-
-
-def equations(fun, *args):
-    def walk(jaxpr):
-        for eqn in jaxpr.eqns:
-            yield eqn
-            for value in eqn.params.values():
-                for inner in value if isinstance(value, tuple | list) else (value,):
-                    inner = getattr(inner, "jaxpr", inner)
-                    if hasattr(inner, "eqns"):
-                        yield from walk(inner)
-
-    return list(walk(jax.make_jaxpr(fun)(*args).jaxpr))
 
 
 def loss(fun):

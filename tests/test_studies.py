@@ -1,16 +1,24 @@
 """The studies: what is in them, and that they run as their pages say."""
 
+import hashlib
+import http.server
 import importlib
+import io
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tarfile
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
+import keras
 import numpy as np
 import pytest
 from conftest import REPOSITORY
@@ -19,8 +27,19 @@ import jaxmeter as jm
 from jaxmeter import cli, experiment
 from jaxmeter import demo as digits
 from jaxmeter.catalogue import read_by
-from jaxmeter.experiment import launch, results
+from jaxmeter.experiment import launch, published, results
 
+RUNS = {
+    "alexnet_cifar100": 5,
+    "alexnet_cifar100_known": 25,
+    "alexnet_cifar100_layers": 5,
+    "demo": 3,
+    "digits_training_size": 25,
+    "fcn_location30": 5,
+    "fcn_purchase100": 5,
+    "location30_layers": 3,
+}
+UNMEASURED = ("fcn_purchase100",)
 STUDIES = sorted((REPOSITORY / "experiments").glob("*.py"))
 PAGES = ("README.md", "docs/studies.md")
 COMMAND = re.compile(
@@ -59,12 +78,14 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
 
 
 def test_every_study_is_here():
-    assert [path.stem for path in STUDIES] == ["demo", "digits_training_size", "location30_layers"]
+    assert [path.stem for path in STUDIES] == sorted(RUNS)
+    number = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")[len(RUNS)]
+    assert f"`experiments/` has {number};" in (REPOSITORY / "README.md").read_text()
+    page = (REPOSITORY / "docs/studies.md").read_text()
+    assert all(f"experiments/{name}.py" in page for name in RUNS)
 
 
-@pytest.mark.parametrize(("name", "runs"), [
-    ("demo", 3), ("digits_training_size", 25), ("location30_layers", 3)
-])  # fmt: skip
+@pytest.mark.parametrize(("name", "runs"), RUNS.items())
 def test_a_study_says_what_it_is_and_expands(name: str, runs: int, study: Any):
     module = study(name)
     configs = experiment.expand(module.BASE, module.AXES)
@@ -74,6 +95,9 @@ def test_a_study_says_what_it_is_and_expands(name: str, runs: int, study: Any):
     said = commands(module.__doc__)
     assert said[0] == (name, ["sweep"]) and said[1][1][0] == "table"
     assert all(of == name for of, _ in said)
+    if name in UNMEASURED:
+        assert "not measured" in module.__doc__ and "± " not in module.__doc__
+        return
     assert re.search(r"\d+ (seconds|minutes)", module.__doc__), "no cost"
     measured = set(re.findall(r"^\| ([^|]*?) \|", module.__doc__, re.MULTILINE))
     assert {attack.name for attack in module.BASE.attacks} <= measured, "no figures"
@@ -176,7 +200,314 @@ def test_layers_of_location30(tmp_path: Path, study: Any, capsys):
         experiment.main(base, module.AXES, ["run", *store, "--data.path", "nowhere.npz"])
     said = capsys.readouterr().err
     assert ended.value.code == 1
-    assert "nowhere.npz" in said and "privacytrustlab/datasets" in said and "--data.path" in said
+    assert "nowhere.npz" in said and "Location-30" in said and "--data.path" in said
+
+
+QUICKEST = jm.FitConfig(epochs=1, members=2, folds=2)
+
+
+def quicker(base: Any, *names: str) -> Any:
+    """A study's base with some of its attacks, which are hardly fitted."""
+    chosen = [attack for attack in base.attacks if attack.name in names]
+    assert len(chosen) == len(names)
+    return replace(
+        base, attacks=tuple(replace(a, config=QUICKEST) if a.fits else a for a in chosen)
+    )
+
+
+@pytest.fixture(name="cifar")
+def cifar_fixture(tmp_path: Path) -> Path:
+    """A file of CIFAR-100's form: noise, of four classes."""
+    random = np.random.default_rng(0)
+    arrays = {}
+    for part, n in (("train", 100), ("test", 40)):
+        arrays[f"x_{part}"] = random.integers(0, 256, (n, 32, 32, 3)).astype(np.uint8)
+        arrays[f"y_{part}"] = np.arange(n) % 4
+    np.savez(tmp_path / "cifar100.npz", **arrays)
+    return tmp_path / "cifar100.npz"
+
+
+def test_alexnet_on_records_of_the_form_of_cifar100(tmp_path: Path, study: Any, cifar: Path):
+    first, layers = study("alexnet_cifar100"), study("alexnet_cifar100_layers")
+    target = jm.load_target(
+        replace(first.BASE.target, training=experiment.Training(epochs=1)).trained(
+            np.random.default_rng(0).normal(size=(8, 32, 32, 3)), np.arange(8), n_classes=9, seed=0
+        )
+    )
+    named = dict(zip(target.spec.layers, target.spec.layers, strict=True))
+    assert [name for name in named if "conv" in name] == [*layers.CONVOLUTIONS]
+    reads = {attack.name: read_by(attack, target) for attack in first.BASE.attacks}
+    assert reads["black box"].outputs == ("logits",) and not reads["black box"].loss
+    assert reads["last two outputs"].outputs == ("flatten", "logits")
+    assert reads["white box"].gradients == ("out/kernel", "out/bias") and reads["white box"].loss
+    assert len(reads["white box + norms"].norms) == 6
+    of_layers = {attack.name: read_by(attack, target) for attack in layers.BASE.attacks}
+    assert of_layers["gradient conv_2"].gradients == ("conv_2/bias",)
+    assert of_layers["output conv_1"].outputs == ("conv_1",) and not of_layers["norm out"].outputs
+
+    store = ["--store", str(tmp_path / "store")]
+    small = [*TINY, "--data.path", str(cifar), "--target.training.batch-size", "20"]
+    base = quicker(first.BASE, "negative loss", "last two outputs")
+    experiment.main(base, first.AXES, ["run", *store, *small])
+    rows = results.tidy(tmp_path / "store").to_pylist()
+    assert [(row["attack"], row["access"]) for row in rows] == [
+        ("negative loss", "black box"),
+        ("last two outputs", "white box"),
+    ]
+    # The study of sizes has the same target and signals.
+    known = study("alexnet_cifar100_known")
+    assert (*known.BASE.attacks, jm.Blind()) == first.BASE.attacks
+    assert (known.BASE.data, known.BASE.target) == (first.BASE.data, first.BASE.target)
+    again = replace(base, study=known.BASE.study, known=20)
+    experiment.main(again, known.AXES, ["run", *store, *small, "--known", "20"])
+    (folder,) = (tmp_path / "store" / "runs").glob("alexnet_cifar100_known-*")
+    cached = json.loads((folder / "cost.json").read_bytes())["stages"]
+    assert cached["target"]["cached"] and cached["signals"]["cached"]
+
+
+def test_cifar100_is_read_as_the_tutorial_does(cifar: Path, monkeypatch: pytest.MonkeyPatch):
+    key = jax.random.key(0)
+    data = experiment.Cifar100(path=cifar, members=30, nonmembers=20)
+    records = data.read(key)
+    with np.load(cifar) as file:
+        x = np.concatenate([file["x_train"], file["x_test"]]).astype(float)
+        y = np.concatenate([file["y_train"], file["y_test"]])
+    expected = (x / 255 - [0.4914, 0.4822, 0.4465]) / [0.2023, 0.1994, 0.2010]
+    gaps = np.abs(records.x[:, None] - expected[None]).max(axis=(2, 3, 4))
+    found = gaps.argmin(axis=1)
+    assert gaps.min(axis=1).max() < 1e-5 and len(set(found)) == 50
+    assert (records.y == y[found]).all() and records.is_member.sum() == 30
+    plain = replace(data, normalized=False).read(key)
+    np.testing.assert_allclose(plain.x, x[found] / 255, atol=1e-6)
+    # From a folder, and from Keras, the same.
+    monkeypatch.setenv("JAXMETER_DATA", str(cifar.parent))
+    for a, b in zip(replace(data, path=None).read(key), records, strict=True):
+        assert (a == b).all()
+    monkeypatch.delenv("JAXMETER_DATA")
+    with np.load(cifar) as file:
+        both = [(file[f"x_{part}"], file[f"y_{part}"][:, None]) for part in ("train", "test")]
+    monkeypatch.setattr(keras.datasets.cifar100, "load_data", lambda: tuple(both))
+    assert replace(data, path=None).files() == ()
+    for a, b in zip(replace(data, path=None).read(key), records, strict=True):
+        assert (a == b).all()
+
+    def offline() -> None:
+        raise Exception("URL fetch failure")
+
+    monkeypatch.setattr(keras.datasets.cifar100, "load_data", offline)
+    with pytest.raises(published.DownloadError, match=r"URL fetch failure.*--data\.path"):
+        replace(data, path=None).read(key)
+
+
+# --- Downloads -----------------------------------------------------------------------------------
+
+
+class Server(NamedTuple):
+    url: str
+    asked: list[str]
+    files: dict[str, bytes]
+
+
+@pytest.fixture(name="server")
+def server_fixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A server of files on this machine, with a list of what was asked for; an empty cache."""
+    found = Server("", [], {})
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found.asked.append(self.path)
+            content = found.files.get(self.path)
+            self.send_response(200 if content is not None else 404)
+            short = self.path.startswith("/short")
+            self.send_header("Content-Length", str(len(content or b"") + 10 * short))
+            self.end_headers()
+            self.wfile.write(content or b"")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("JAXMETER_DATA", raising=False)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as here:
+        thread = threading.Thread(target=here.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield found._replace(url=f"http://127.0.0.1:{here.server_port}")
+        here.shutdown()
+        thread.join()
+
+
+def archive(member: str, text: str) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as file:
+        info = tarfile.TarInfo(f"./folder/{member}")
+        info.size = len(text)
+        file.addfile(info, io.BytesIO(text.encode()))
+    return packed.getvalue()
+
+
+def kept(tmp_path: Path) -> list[str]:
+    return sorted(p.name for p in (tmp_path / "cache").rglob("*") if p.is_file())
+
+
+def test_a_download_is_checked_and_kept_once(tmp_path: Path, server: Server):
+    server.files["/a.tgz"] = b"some bytes"
+    url, right = f"{server.url}/a.tgz", hashlib.sha256(b"some bytes").hexdigest()
+    with pytest.raises(published.DownloadError, match=f"has the SHA-256 {right}"):
+        published.fetched(url, sha256="0" * 64)
+    assert kept(tmp_path) == []
+    path = published.fetched(url, sha256=right.upper())
+    assert path.read_bytes() == b"some bytes" and kept(tmp_path) == [path.name]
+    assert published.fetched(url, sha256=right) == path and server.asked == ["/a.tgz"] * 2
+    path.write_bytes(b"damaged")  # is downloaded again, not used
+    assert published.fetched(url, sha256=right).read_bytes() == b"some bytes"
+    with pytest.warns(published.UncheckedWarning, match=right):
+        other = published.fetched(url, sha256=None)
+    assert other != path and published.fetched(url, sha256=None) == other  # no second warning
+    with pytest.raises(ValueError, match="64 hexadecimal"):
+        published.fetched(url, sha256="abc")
+
+
+def test_a_download_that_fails_leaves_nothing_and_says_what_to_do(tmp_path: Path, server: Server):
+    server.files["/short.tgz"] = b"cut off"
+    for name, reason in (("nothing.tgz", "Not Found"), ("short.tgz", "ended after 7 of 17")):
+        with pytest.raises(
+            published.DownloadError, match=rf"{reason}.*--data\.path.*JAXMETER_DATA"
+        ):
+            published.fetched(f"{server.url}/{name}", sha256=None)
+    with pytest.raises(published.DownloadError, match=r"cannot be downloaded.*--data\.path"):
+        published.fetched("http://127.0.0.1:1/a.tgz", sha256=None)  # nobody listens
+    assert kept(tmp_path) == []
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(published.DownloadError, match="cannot be written"):
+        published.fetched(f"{server.url}/short.tgz", sha256=None, cache=tmp_path / "file" / "in")
+
+
+@pytest.mark.parametrize(("name", "member", "quote"), [
+    ("fcn_location30", "bangkok", '"'), ("fcn_purchase100", "dataset_purchase", "")
+])  # fmt: skip
+def test_networks_on_records_from_an_archive(
+    name: str, member: str, quote: str, tmp_path: Path, study: Any, server: Server, capsys
+):
+    random = np.random.default_rng(0)
+    x, y = random.integers(0, 2, (150, 20)), np.arange(150) % 3
+    rows = (f"{quote}{c + 1}{quote},{','.join(map(str, r))}" for r, c in zip(x, y, strict=True))
+    packed = archive(member, "\n".join(rows) + "\n")
+    server.files["/a.tgz"] = packed
+    right = hashlib.sha256(packed).hexdigest()
+    module = study(name)
+    there = ["--data.url", f"{server.url}/a.tgz", "--data.sha256", right]
+    records = replace(
+        module.BASE.data, url=there[1], sha256=right, members=100, nonmembers=None
+    ).read(jax.random.key(0))
+    assert records.x.dtype == np.float32 and len(records.y) == 150
+    order = np.lexsort(np.c_[records.x, records.y].T)
+    expected = np.lexsort(np.c_[x, y].T)
+    np.testing.assert_array_equal(records.x[order], x[expected])
+    np.testing.assert_array_equal(records.y[order], y[expected])
+
+    store = ["--store", str(tmp_path / "store")]
+    base = quicker(module.BASE, "negative loss", "last two outputs")
+    axes = ["--axes.seed", "0"]
+    with pytest.raises(SystemExit) as ended:
+        wrong = ["--data.url", there[1], "--data.sha256", "0" * 64]
+        experiment.main(base, module.AXES, ["sweep", *store, *TINY, *axes, *wrong])
+    assert ended.value.code == 1 and "SHA-256" in capsys.readouterr().err
+    experiment.main(base, module.AXES, ["sweep", *store, *TINY, *axes, *there])
+    rows = {row["attack"]: row["access"] for row in results.tidy(tmp_path / "store").to_pylist()}
+    assert rows == {"negative loss": "black box", "last two outputs": "white box"}
+    # What is wrong with an archive is said.
+    (tmp_path / "a.tgz").write_bytes(archive("other", "1,0\n"))
+    with pytest.raises(ValueError, match=f"no file '{member}'"):
+        replace(module.BASE.data, path=tmp_path / "a.tgz").read(jax.random.key(0))
+    (tmp_path / "a.tgz").write_bytes(archive(member, "1,0\n2,300\n"))
+    with pytest.raises(ValueError, match="cannot be read as a table"):
+        replace(module.BASE.data, path=tmp_path / "a.tgz").read(jax.random.key(0))
+    (tmp_path / "a.tgz").write_bytes(packed[:40])
+    with pytest.raises(ValueError, match="cannot be read as a table"):
+        replace(module.BASE.data, path=tmp_path / "a.tgz").read(jax.random.key(0))
+
+
+@pytest.mark.parametrize("name", sorted(RUNS))
+def test_status_and_help(
+    name: str, study: Any, tmp_path: Path, cifar: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    random = np.random.default_rng(0)
+    for file in ("location30", "purchase100"):
+        np.savez(tmp_path / f"{file}.npz", x=random.integers(0, 2, (9, 4)), y=np.arange(9))
+    monkeypatch.setenv("JAXMETER_DATA", str(tmp_path))
+    module = study(name)
+    experiment.main(module.BASE, module.AXES, ["status", "--store", str(tmp_path / "store")])
+    said = capsys.readouterr().out
+    assert re.search(rf"not begun +{RUNS[name]}\b", said), said
+    with pytest.raises(SystemExit) as ended:
+        experiment.main(module.BASE, module.AXES, ["sweep", "--help"])
+    assert ended.value.code == 0 and "--data" in capsys.readouterr().out
+
+
+# --- Training ------------------------------------------------------------------------------------
+
+
+def small_network(seed: int = 0) -> Any:
+    """One convolution whose kernel is larger than its image, which `lowering` rewrites."""
+    keras.utils.set_random_seed(seed)
+    convolution = keras.layers.Conv2D(5, 3, padding="same", activation="tanh", name="conv")
+    stack = [keras.layers.Input((2, 2, 4)), convolution, keras.layers.Flatten()]
+    return keras.Sequential([*stack, keras.layers.Dense(3, "softmax", name="out")])
+
+
+def some_images() -> tuple[Any, Any]:
+    random = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    return (random.normal(size=(60, 2, 2, 4)) + y[:, None, None, None]).astype(np.float32), y
+
+
+def test_quick_training_is_equal_but_for_rounding():
+    x, y = some_images()
+    models = small_network(), small_network()
+    before = [np.array(w) for w in models[0].weights]
+    for model, quick in zip(models, (False, True), strict=True):
+        keras.utils.set_random_seed(1)  # the order of batches
+        experiment.Training(epochs=3, batch_size=20).train(model, x, y, quick=quick)
+    for start, plain, quick in zip(before, models[0].weights, models[1].weights, strict=True):
+        assert np.abs(np.array(plain) - start).max() > 1e-4  # it learned
+        np.testing.assert_allclose(np.array(plain), np.array(quick), atol=1e-5)
+    assert "compute_loss_and_updates" not in vars(models[1])
+
+
+def test_learning_rates_drop_and_training_ends_when_it_may():
+    x, y = some_images()
+    recipe = experiment.Training(epochs=5, batch_size=20, drops=((2, 1e-4), (4, 1e-5)))
+    assert [recipe.rate(epoch) for epoch in range(1, 6)] == [1e-3, 1e-4, 1e-4, 1e-5, 1e-5]
+    model = small_network()
+    recipe.train(model, x, y)
+    assert float(model.optimizer.learning_rate) == pytest.approx(1e-5)
+    assert int(model.optimizer.iterations) == 15
+    model = small_network()
+    replace(recipe, epochs=500, learning_rate=0.05, drops=(), until=0.9).train(model, x, y)
+    assert 0 < int(model.optimizer.iterations) < 300
+    model = small_network()
+    replace(recipe, epochs=2, learning_rate=0.0, drops=(), until=0.99).train(model, x, y)
+    assert int(model.optimizer.iterations) == 6  # it was not reached
+
+
+def test_the_tutorials_recipe():
+    recipe = experiment.AlexNet.tutorial()
+    rates = [recipe.training.rate(epoch) for epoch in (1, 26, 27, 61, 100)]
+    assert rates == [1e-4, 1e-4, 1e-5, 1e-5, 1e-5] and recipe.training.epochs == 100
+    x = np.random.default_rng(0).normal(size=(4, 32, 32, 3))
+    model = replace(recipe, training=replace(recipe.training, epochs=0)).trained(
+        x, np.arange(4), n_classes=100, seed=0
+    )
+    kernels = [np.array(layer.kernel) for layer in model.layers if hasattr(layer, "kernel")]
+    assert [k.shape for k in kernels] == [
+        *((11, 11, 3, 64), (5, 5, 64, 192), (3, 3, 192, 384), (3, 3, 384, 256)),
+        *((3, 3, 256, 256), (256, 100)),
+    ]
+    assert all(abs(k.std() - 0.01) < 2e-4 and abs(k.mean()) < 4e-4 for k in kernels)
+    squares = sum((k.astype(float) ** 2).sum() for k in kernels)
+    assert float(sum(model.losses)) == pytest.approx(5e-4 * squares, rel=1e-4)
+    with pytest.raises(ValueError, match="29x29"):
+        recipe.trained(x[:, :28, :28], np.arange(4), n_classes=100, seed=0)
 
 
 class Heard(Exception):

@@ -2,16 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxmeter.calibrated import Calibrated
 from jaxmeter.catalogue import AnyAttack, Epoch, Found, Part, found_by
 from jaxmeter.data import Records
 from jaxmeter.experiment.notes import noted
+from jaxmeter.parts import SeenBy
 from jaxmeter.signals import ResolvedSpec, Signals
+from jaxmeter.spread import Spread
 
 
 class Given(NamedTuple):
@@ -21,19 +24,41 @@ class Given(NamedTuple):
     rows: NDArray  # its rows among all signals
 
 
+class Came(NamedTuple):
+    """What came of an attack.
+
+    Attributes:
+      found: scores.
+      models: reference models that it had; 0 if it needs none.
+      spread: the same attack on these in turn; None if it needs none, or that was impossible.
+      notes: warnings.
+    """
+
+    found: Found
+    models: int
+    spread: Spread | None
+    notes: list[str]
+
+
 def attack(
     folder: Path,
     *,
     config: AnyAttack,
     spec: ResolvedSpec | None,
     signals: Signals,
+    seen: SeenBy | None,
     parts: tuple[Given, Given, Given],
     seed: int,
 ) -> None:
-    """Writes what `found` reads."""
-    given = (Part(part.records, signals.rows(part.rows)) for part in parts)
+    """Writes what `came` reads; `seen` are all signals as reference models see them."""
+    given = [
+        Part(part.records, signals.rows(part.rows), seen and seen.rows(part.rows)) for part in parts
+    ]
+    spread = None
     with noted() as notes:
         result = found_by(jax.random.key(seed), config, spec, *given)
+        if isinstance(config, Calibrated):
+            spread = config.spread(*given)
     for name, scores in (("select", result.select), ("held", result.held)):
         bad = int((~np.isfinite(scores)).sum())
         if bad:
@@ -41,22 +66,30 @@ def attack(
                 f"{config.name} gave {bad} scores of the {name} part that are not finite, which "
                 "have no order and cannot be measured."
             )
+    in_turn: dict[str, Any] = (
+        {} if spread is None else {"auc_in_turn": spread.auc, "tpr_in_turn": spread.tpr}
+    )
     np.savez(
         folder / "found.npz",
         select=result.select,
         held=result.held,
         history=np.array(result.history, np.float64).reshape(-1, 4),
         best_epoch=np.array([] if result.best_epoch is None else [result.best_epoch], np.int64),
+        models=np.int64(0 if seen is None else len(seen.was_member)),
+        **in_turn,
     )
     (folder / "notes.json").write_text(json.dumps(notes, indent=1), "utf-8")
 
 
-def found(folder: Path) -> tuple[Found, list[str]]:
-    """What an attack found, and notes."""
+def came(folder: Path) -> Came:
+    """What `attack` wrote."""
     with np.load(folder / "found.npz", allow_pickle=False) as arrays:
         history = tuple(Epoch(int(e), *map(float, rest)) for e, *rest in arrays["history"])
         best = arrays["best_epoch"]
         result = Found(
             arrays["select"], arrays["held"], history, int(best[0]) if best.size else None
         )
-    return result, json.loads((folder / "notes.json").read_bytes())
+        models, spread = int(arrays["models"]), None
+        if "auc_in_turn" in arrays:
+            spread = Spread(arrays["auc_in_turn"], arrays["tpr_in_turn"])
+    return Came(result, models, spread, json.loads((folder / "notes.json").read_bytes()))

@@ -45,6 +45,7 @@ def tabulated(runs: Sequence[Finished]) -> pa.Table:
     for fpr in sorted({fpr for each in by_fpr for fpr in each}, reverse=True):
         table.figures(tpr_column(fpr), [each.get(fpr, {}) for each in by_fpr])
     table.add("epsilon", "metric", [number(row.get("epsilon")) for row in attacks], pa.float64())
+    _in_turn(table, [row.get("over_targets") or {} for row in attacks])
     for name in ("known_members", "known_nonmembers", "models_trained", "queries"):
         table.add(name, "budget", [row["budget"].get(name) for row in attacks], pa.int64())
     for name in ("reads", "parameters"):
@@ -76,11 +77,27 @@ def tabulated(runs: Sequence[Finished]) -> pa.Table:
     return table.table()
 
 
+def _in_turn(table: "_Columns", over: Sequence[dict[str, Any]]) -> None:
+    """Figures of the same attacks on reference models in turn, where there are any."""
+    if not any(over):
+        return
+    figures = [{"auc": each.get("auc")} for each in over]
+    for each, by_name in zip(over, figures, strict=True):
+        by_name |= {tpr_column(at["fpr"]): at for at in each.get("tpr_at_fpr", ())}
+    for name in _union(figures):
+        for part, role in (("mean", "metric"), ("sd", "interval")):
+            values = [number((by_name.get(name) or {}).get(part)) for by_name in figures]
+            table.add(f"{name}{OVER_TARGETS}{part}", role, values, pa.float64())
+    table.add("targets", "budget", [each.get("targets") for each in over], pa.int64())
+
+
+OVER_TARGETS = "_over_targets_"
 _FIXED = (
     *("attack", "access", "auc", "auc_low", "auc_high", "accuracy", "accuracy_low"),
     *("accuracy_high", "epsilon", "known_members", "known_nonmembers", "models_trained", "queries"),
     *("reads", "parameters", "held_members", "held_nonmembers", "train_accuracy", "test_accuracy"),
-    *("seconds", "started", "host", "device"),
+    *("seconds", "started", "host", "device", "targets"),
+    *("auc_over_targets_mean", "auc_over_targets_sd"),
 )
 _PREFIXES = ("tpr_at_", "seconds.", "version.", "config.")
 

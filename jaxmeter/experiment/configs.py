@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from jaxmeter.catalogue import TRAINING_FREE, AnyAttack, Blind, Learned, check_names
+from jaxmeter.catalogue import (
+    TRAINING_FREE,
+    AnyAttack,
+    Blind,
+    Learned,
+    check_names,
+    check_references,
+)
 from jaxmeter.experiment.canonical import (
     ConfigError,
     checked,
@@ -18,7 +25,8 @@ from jaxmeter.experiment.canonical import (
     value_of,
 )
 from jaxmeter.experiment.datasets import AnyData, Digits
-from jaxmeter.experiment.recipes import Cnn, Mlp
+from jaxmeter.experiment.recipes import AlexNet, Cnn, Mlp
+from jaxmeter.shadow.recipe import RecipeConfig
 from jaxmeter.signals import SignalSpec
 
 Axes = Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]
@@ -47,7 +55,27 @@ class TargetFile:
         return (self.path, *([self.weights] if self.weights else []))
 
 
-AnyTarget = TargetFile | Mlp | Cnn
+AnyTarget = TargetFile | Mlp | Cnn | AlexNet
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShadowModels:
+    """Reference models, trained on the audited records as `jaxmeter.Shadows` says.
+
+    Attributes:
+      k: how many, an even number; attacks that estimate spreads need 8 or more.
+      recipe: how; the closer to the target's training, the stronger the attacks.
+      architecture: what is trained: a `TargetFile`, or a recipe with `built(shape, *, n_classes,
+        seed) -> keras.Model`, whose training is not looked at. None for the target's own.
+    """
+
+    k: int = 16
+    recipe: RecipeConfig = RecipeConfig()
+    architecture: AnyTarget | None = None
+
+    def files(self) -> tuple[Path, ...]:
+        """The files that it is read from."""
+        return self.architecture.files() if isinstance(self.architecture, TargetFile) else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +92,8 @@ class Config:
       data: where the records come from.
       target: the classifier under audit.
       attacks: what to run; the first is what the others are compared with.
+      references: models that attacks such as `jaxmeter.Lira` compare the target with; None where
+        no attack does.
       known: so many members, and so many non-members, of the fit and select part are known to
         the attacker; None for all. The held-out records do not depend on it.
       fractions: shares of the records to fit on, to select epochs and thresholds on, to hold out.
@@ -82,6 +112,7 @@ class Config:
         Learned(),
         Blind(),
     )
+    references: ShadowModels | None = None
     known: int | None = None
     fractions: tuple[float, float, float] = (0.4, 0.1, 0.5)
     overlap: Literal["error", "drop"] = "error"
@@ -89,7 +120,7 @@ class Config:
 
     def files(self) -> tuple[Path, ...]:
         """The input files that its results follow from."""
-        parts = (self.data, self.target)
+        parts: tuple[Any, ...] = (self.data, self.target, self.references)
         return tuple(path for part in parts if hasattr(part, "files") for path in part.files())
 
 
@@ -113,9 +144,42 @@ def _in_range(config: _C) -> _C:
         raise ConfigError(f"seed is {config.seed}; it takes 0 to 2**32 - 1.")
     try:
         check_names(config.attacks)
+        given = config.references is not None
+        check_references(config.attacks, given=given, remedy=_REMEDY)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    if config.references is not None:
+        _trainable(config.references, config.target)
     return config
+
+
+_REMEDY = (
+    "Give the config references=experiment.ShadowModels(k=16), on the command line --references "
+    "shadow-models, to train some on the audited records."
+)
+
+
+def _trainable(references: ShadowModels, target: Any) -> None:
+    """Refuses reference models that cannot be trained, before anything is."""
+    k, what = references.k, references.architecture
+    if k < 2 or k % 2:
+        raise ConfigError(
+            f"references.k is {k}; it must be even, so that every record is in exactly half of the "
+            "models. Attacks that estimate spreads need 8 or more."
+        )
+    if what is not None and not isinstance(what, TargetFile) and not hasattr(what, "built"):
+        raise ConfigError(
+            f"references.architecture is {type(what).__name__}, which has no method built(shape, "
+            "*, n_classes, seed) that gives a Keras model to train anew. Add it, or leave it None."
+        )
+    file = target if what is None else what
+    if isinstance(file, TargetFile):
+        name = "target" if what is None else "references.architecture"
+        if file.path.suffix not in (".keras", ".h5", ".hdf5") or file.head or file.weights:
+            raise ConfigError(
+                f"reference models cannot be made of {name}, {file.path}: that takes a .keras or "
+                ".h5 file of one output. Name a recipe or another file in references.architecture."
+            )
 
 
 def expand(base: _C, axes: Axes = ()) -> tuple[_C, ...]:

@@ -8,6 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxmeter.data import Records, read_npz
+from jaxmeter.experiment.published import DownloadError, fetched, local, table
+from jaxmeter.intake.surroundings import keras as loaded_keras
+
+_DATASETS = "https://github.com/privacytrustlab/datasets/raw/master"
+# Those of ML Privacy Meter's tutorial, which took them from CIFAR-10.
+_MEANS, _DEVIATIONS = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +93,139 @@ class NpzPair:
         return Records.of(members=read_npz(self.members), nonmembers=read_npz(self.nonmembers))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cifar100:
+    """CIFAR-100: x float32 `[n, 32, 32, 3]`, 100 classes, of 60,000 images.
+
+    Members are drawn from all images, the usual training and test images together, so that they
+    differ from non-members by nothing but membership.
+
+    Attributes:
+      path: an `.npz` file with `x_train`, `y_train`, `x_test`, `y_test`, x in 0..255; None for
+        cifar100.npz in the folder that JAXMETER_DATA names, or else `keras.datasets.cifar100`,
+        which downloads it.
+      members: how many images, drawn at random, the target is trained on.
+      nonmembers: how many of the others are given to the audit; None for all.
+      normalized: as in ML Privacy Meter's tutorial, `(x / 255 - means) / deviations` with one mean
+        and deviation a channel; else `x / 255`.
+    """
+
+    path: Path | None = None
+    members: int = 10_000
+    nonmembers: int | None = 10_000
+    normalized: bool = True
+
+    def files(self) -> tuple[Path, ...]:
+        """The file; none where Keras has it, which checks what it downloads."""
+        path = self.path or local("cifar100.npz")
+        return () if path is None else (_present(path, "CIFAR-100"),)
+
+    def read(self, key: jax.Array) -> Records:
+        """Members and non-members, drawn by the key."""
+        files = self.files()
+        if files:
+            parts = [read_npz(files[0], names=(f"x_{s}", f"y_{s}")) for s in ("train", "test")]
+        else:
+            parts = _from_keras()
+        x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        x = x.astype(np.float32) / np.float32(255)
+        if self.normalized:
+            x = (x - np.array(_MEANS, np.float32)) / np.array(_DEVIATIONS, np.float32)
+        return _drawn(key, x, y.ravel(), self.members, self.nonmembers, "CIFAR-100")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Location30:
+    """Location-30: x of 446 zeros and ones, 30 classes, 5,010 records (Shokri et al. 2017).
+
+    Attributes:
+      path: the published archive, or an `.npz` file with `x` and `y`; None for location30.npz in
+        the folder that JAXMETER_DATA names, or else the archive, downloaded.
+      members: how many records, drawn at random, the target is trained on.
+      nonmembers: how many of the others are given to the audit; None for all.
+      url: where the archive is.
+      sha256: what a download must have; None to take it as it comes.
+    """
+
+    path: Path | None = None
+    members: int = 1600
+    nonmembers: int | None = 1600
+    url: str = f"{_DATASETS}/dataset_location.tgz"
+    sha256: str | None = None
+
+    def files(self) -> tuple[Path, ...]:
+        """The file, downloaded if there is none."""
+        return (_chosen(self.path, "location30.npz", "Location-30", self.url, self.sha256),)
+
+    def read(self, key: jax.Array) -> Records:
+        """Members and non-members, drawn by the key."""
+        x, y = _vectors(self.files()[0], "bangkok")
+        return _drawn(key, x, y, self.members, self.nonmembers, "Location-30")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Purchase100:
+    """Purchase-100: x of 600 zeros and ones, 100 classes, 197,324 records (Shokri et al. 2017).
+
+    Attributes:
+      path: the published archive, or an `.npz` file with `x` and `y`; None for purchase100.npz in
+        the folder that JAXMETER_DATA names, or else the archive, downloaded.
+      members: how many records, drawn at random, the target is trained on.
+      nonmembers: how many of the others are given to the audit; None for all.
+      url: where the archive is.
+      sha256: what a download must have; None to take it as it comes.
+    """
+
+    path: Path | None = None
+    members: int = 20_000
+    nonmembers: int | None = 20_000
+    url: str = f"{_DATASETS}/dataset_purchase.tgz"
+    sha256: str | None = None
+
+    def files(self) -> tuple[Path, ...]:
+        """The file, downloaded if there is none."""
+        return (_chosen(self.path, "purchase100.npz", "Purchase-100", self.url, self.sha256),)
+
+    def read(self, key: jax.Array) -> Records:
+        """Members and non-members, drawn by the key."""
+        x, y = _vectors(self.files()[0], "dataset_purchase")
+        return _drawn(key, x, y, self.members, self.nonmembers, "Purchase-100")
+
+
+def _chosen(path: Path | None, name: str, what: str, url: str, sha256: str | None) -> Path:
+    """The file that was named, or the one in JAXMETER_DATA, or a download."""
+    path = path or local(name)
+    return fetched(url, sha256=sha256) if path is None else _present(path, what)
+
+
+def _present(path: Path, what: str) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no {str(path)!r}. {what} is not part of jaxmeter: name another file with "
+            "--data.path, or its folder in the environment variable JAXMETER_DATA, or name none to "
+            "have it downloaded."
+        )
+    return path
+
+
+def _vectors(path: Path, member: str) -> tuple[NDArray, NDArray]:
+    """The records of an `.npz` file or of a table in an archive, x as float32."""
+    x, y = read_npz(path) if path.suffix == ".npz" else table(path, member)
+    return x.astype(np.float32), y
+
+
+def _from_keras() -> list[tuple[NDArray, NDArray]]:
+    try:
+        train, test = loaded_keras().datasets.cifar100.load_data()
+    except Exception as error:  # Keras raises bare ones
+        raise DownloadError(
+            f"keras.datasets.cifar100 cannot be had: {error}. Without a network, name an .npz file "
+            "with x_train, y_train, x_test, y_test in --data.path, or have it as cifar100.npz in "
+            "the folder that the environment variable JAXMETER_DATA names."
+        ) from error
+    return [train, test]
+
+
 def _drawn(
     key: jax.Array, x: NDArray, y: NDArray, members: int, nonmembers: int | None, what: str
 ) -> Records:
@@ -102,4 +241,4 @@ def _drawn(
     return Records.of(members=(x[inside], y[inside]), nonmembers=(x[outside], y[outside]))
 
 
-AnyData = Digits | NpzRecords | NpzPair
+AnyData = Digits | NpzRecords | NpzPair | Cifar100 | Location30 | Purchase100

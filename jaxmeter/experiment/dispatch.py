@@ -3,6 +3,8 @@
 import time
 from collections.abc import Mapping, Sequence
 
+from jaxmeter.calibrated import Calibrated
+from jaxmeter.catalogue import calibrated
 from jaxmeter.experiment.canonical import plain
 from jaxmeter.experiment.configs import Config, TargetFile
 from jaxmeter.experiment.fingerprint import digest
@@ -71,7 +73,11 @@ def shared_stages(config: Config) -> Mapping[str, str]:
     if trains:
         found["target"] = target
     found |= {"intake": digest(["intake", target]), "signals": signals}
+    if config.references is not None:
+        needing = [plain(attack) for attack in calibrated(config.attacks)]
+        found["references"] = digest([records, target, plain(config.references), needing])
     for attack in config.attacks:
-        key = digest(["attack", records, target, plain(attack), config.known])
+        given = [plain(config.references)] if isinstance(attack, Calibrated) else []
+        key = digest(["attack", records, target, plain(attack), config.known, *given])
         found[f"attack:{attack.name}"] = key
     return found

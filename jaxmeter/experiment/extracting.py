@@ -36,6 +36,15 @@ def compute(
         out=folder / FOLDER,
         progress=progress,
     )
+    check_finite(signals, "the target")
+
+
+def check_finite(signals: Signals, model: str) -> None:
+    """Refuses signals of one model that are not finite.
+
+    Raises:
+      ValueError: naming the model and the first record.
+    """
     for leaf in jax.tree.leaves(signals):
         if leaf.dtype == bool:
             continue
@@ -45,7 +54,7 @@ def compute(
             if bad.size:
                 raise ValueError(
                     f"signals of records are not finite (first: record {start + bad[0]} of those "
-                    "extracted): the target overflows on them, so no attack can be measured. "
+                    f"extracted): {model} overflows on them, so no attack can be measured. "
                     "Train it more carefully, or look at the records' scale."
                 )
 

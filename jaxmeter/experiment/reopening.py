@@ -15,6 +15,7 @@ from jaxmeter.experiment.columns import number
 from jaxmeter.experiment.finished import DamagedRun, Finished, checked, document
 from jaxmeter.metrics import AttackResult, MetricWarning, evaluate
 from jaxmeter.report import Budget, Report, Row
+from jaxmeter.spread import Spread
 from jaxmeter.target import Source, TargetSpec
 
 
@@ -90,6 +91,7 @@ def report(run: Finished) -> Report:
                 seconds=number((stages.get(f"attack:{row['name']}") or {}).get("seconds")) or 0.0,
                 history=tuple(_epoch(entry) for entry in row.get("history") or ()),
                 best_epoch=row.get("best_epoch"),
+                spread=Spread.of(row["over_targets"]) if row.get("over_targets") else None,
             )
             for row in results["attacks"]
         )

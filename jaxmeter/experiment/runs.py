@@ -230,12 +230,24 @@ def summarized(described: Mapping[str, Any], results: Mapping[str, Any]) -> dict
     """What a table shows of a run: its config's fields and its figures, without curves."""
     kept = ("study", "fields", "versions", "device")
     attacks = [{k: v for k, v in row.items() if k not in _LONG} for row in results["attacks"]]
+    for row in attacks:
+        if row.get("over_targets"):
+            row["over_targets"] = _summary(row["over_targets"])
     return {
         **_head(described["run"]),
         **{name: described[name] for name in kept},
         "attacks": attacks,
         "accuracy": results["accuracy"],
     }
+
+
+def _summary(value: Any) -> Any:
+    """The figures over targets without each target's own."""
+    if isinstance(value, list):
+        return [_summary(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _summary(item) for name, item in value.items() if name != "values"}
+    return value
 
 
 def _more_versions() -> dict[str, str]:

@@ -14,7 +14,8 @@ from jaxmeter.measuring import counts, declined, measured
 from jaxmeter.target import TargetSpec
 
 if TYPE_CHECKING:  # Only for annotations: figures follow from what was found, not from how.
-    from jaxmeter.catalogue import AnyAttack, Found
+    from jaxmeter.catalogue import AnyAttack
+    from jaxmeter.experiment.attacking import Came
     from jaxmeter.signals import ResolvedSpec
 
 RESULTS, SCORES = "results.json", "scores.npz"
@@ -23,7 +24,7 @@ RESULTS, SCORES = "results.json", "scores.npz"
 def score(
     folder: Path,
     *,
-    attacks: "Sequence[tuple[AnyAttack, ResolvedSpec | None, Found]]",
+    attacks: "Sequence[tuple[AnyAttack, ResolvedSpec | None, Came]]",
     target: TargetSpec,
     is_member: NDArray,
     y: NDArray,
@@ -38,8 +39,17 @@ def score(
     truth = [is_member[part] for part in parts]
     with noted() as said:
         rows = [
-            measured(attack, found, spec=spec, target=target, truth=truth, seconds=0.0)
-            for attack, spec, found in attacks
+            measured(
+                attack,
+                came.found,
+                spec=spec,
+                target=target,
+                truth=truth,
+                seconds=0.0,
+                models=came.models,
+                spread=came.spread,
+            )
+            for attack, spec, came in attacks
         ]
         facts = attack_facts(rows)
     for row in facts:

@@ -9,10 +9,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmeter.catalogue import read_by, union
-from jaxmeter.experiment import attacking, drawing, examining, extracting, scoring, training
+from jaxmeter import shadow
+from jaxmeter.calibrated import Calibrated
+from jaxmeter.catalogue import calibrated, read_by, union
+from jaxmeter.experiment import (
+    attacking,
+    drawing,
+    examining,
+    extracting,
+    scoring,
+    shadowing,
+    training,
+)
 from jaxmeter.experiment.canonical import plain
-from jaxmeter.experiment.configs import Config, TargetFile
+from jaxmeter.experiment.configs import Config, ShadowModels, TargetFile
 from jaxmeter.experiment.drawing import Dealt
 from jaxmeter.experiment.examining import Place
 from jaxmeter.experiment.fingerprint import code_version, surroundings
@@ -115,21 +125,49 @@ def make(
         extract,
     )
 
+    # references: what models that are trained on these records say of them
+    references = None
+    if config.references is not None:
+        plan, how_made, of_models = _plan(config, config.references, contents, dealt, place, asked)
+
+        def train(folder: Path) -> None:
+            shadowing.compute(
+                folder,
+                plan=plan,
+                records=drawing.drawn(**draw).records.rows(used),
+                seed=seed,
+                device_budget=config.device_mib * 2**20,
+                progress=progress and partial(progress, "references"),
+            )
+
+        references = obtain(
+            "references",
+            shadowing,
+            (plan.k, plan.recipe, plan.asked, config.device_mib, *how_made),
+            {**records_file, **of_models, "seed": seed},
+            train,
+        )
+
     # attack: one entry an attack
     chosen = drawing.known_rows(dealt, known=config.known, seed=seed)
     starts = np.cumsum([0, *(part.size for part in dealt.parts)])
     index = tuple(part[rows] for part, rows in zip(dealt.parts, chosen, strict=True))
     found = []
     notes = [*dealt.notes, *target_notes]
+    notes += shadowing.notes(references.folder) if references else []
     for attack, read in zip(config.attacks, reads, strict=True):
+        models = references if isinstance(attack, Calibrated) else None
 
-        def run(folder: Path, attack: Any = attack, read: Any = read) -> None:
+        def run(
+            folder: Path, attack: Any = attack, read: Any = read, models: Entry | None = models
+        ) -> None:
             records = drawing.drawn(**draw).records
             attacking.attack(
                 folder,
                 config=attack,
                 spec=read,
                 signals=extracting.loaded(signals.folder),
+                seen=shadowing.seen(models.folder) if models else None,
                 parts=tuple(  # type: ignore[arg-type]
                     attacking.Given(records.rows(i), start + rows)
                     for i, start, rows in zip(index, starts[:-1], chosen, strict=True)
@@ -142,11 +180,14 @@ def make(
             "signals": extracting.read_files(signals.folder, signals.files, read),
             "seed": seed,
         }
+        if models and isinstance(attack, Calibrated):
+            asks = attack.reads(asked)
+            follows["references"] = shadowing.read_files(models.folder, models.files, asks)
         label = f"attack:{attack.name}"
         entry = obtain(label, attacking, (attack, read, config.known), follows, run)
-        result, said = attacking.found(entry.folder)
-        found.append((attack, read, result))
-        notes += said
+        came = attacking.came(entry.folder)
+        found.append((attack, read, came))
+        notes += came.notes
 
     # metrics: every figure
     def score(folder: Path) -> None:
@@ -205,9 +246,36 @@ def _target(
     return place, f"trained as {type(recipe).__name__}"
 
 
+def _plan(
+    config: Config,
+    references: ShadowModels,
+    contents: Mapping[str, str],
+    dealt: Dealt,
+    place: Place,
+    asked: Any,
+) -> tuple[shadowing.Plan, tuple[Any, ...], dict[str, Any]]:
+    """Which models are to be trained; config and files that their architecture follows from."""
+    what = references.architecture
+    architecture: Callable[[], shadow.Architecture]
+    how: tuple[Any, ...]
+    follows: dict[str, Any]
+    if what is None or isinstance(what, TargetFile):
+        path, trust = (place.path, place.trust) if what is None else (what.path, what.trust)
+        content = place.content[0] if what is None else contents[str(path)]
+        architecture = partial(shadow.of_file, path, trust=trust)
+        how, follows = (trust, path.suffix), {"architecture": content}
+    else:
+        n_classes, seed = int(dealt.y.max()) + 1, config.seed
+        architecture = partial(shadowing.built, what, dealt.shape, n_classes=n_classes, seed=seed)
+        how, follows = (what,), {"classes": n_classes}
+    specs = shadowing.asked(calibrated(config.attacks), asked)
+    plan = shadowing.Plan(architecture, references.recipe, references.k, specs)
+    return plan, how, follows
+
+
 def code(config: Config) -> str:
     """The version of all code that a run follows from."""
-    modules = (drawing, training, examining, extracting, attacking, scoring)
+    modules = (drawing, training, examining, extracting, shadowing, attacking, scoring)
     names = [module.__name__ for module in modules]
     return _code((*names, __name__), (config,))
 

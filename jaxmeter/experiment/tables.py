@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from jaxmeter.experiment.columns import of_role, varying
+from jaxmeter.experiment.columns import OVER_TARGETS, of_role, varying
 from jaxmeter.experiment.finished import listed
 from jaxmeter.findings import clean, rate_name
 
@@ -196,7 +196,8 @@ def default_axes(table: pa.Table) -> list[str]:
 
 def default_metrics(table: pa.Table) -> list[str]:
     """AUC, TPR at each FPR for which some run has a figure, accuracy."""
-    rates = [name for name in of_role(table, "metric") if name.startswith("tpr_at_")]
+    figures = (name for name in of_role(table, "metric") if OVER_TARGETS not in name)
+    rates = [name for name in figures if name.startswith("tpr_at_")]
     return ["auc", *(n for n in rates if table[n].null_count < len(table)), "accuracy"]
 
 
@@ -230,6 +231,9 @@ def heading(metric: str) -> str:
     >>> heading("tpr_at_0.01"), heading("auc")
     ('TPR at 1% FPR (%)', 'AUC')
     """
+    name, over, part = metric.partition(OVER_TARGETS)
+    if over:
+        return f"{heading(name)}, {part} over reference models"
     if metric.startswith("tpr_at_"):
         return f"TPR at {rate_name(float(metric.removeprefix('tpr_at_')))} FPR (%)"
     known = {

@@ -1,0 +1,159 @@
+"""Published archives, downloaded once: checked, then kept whole in the user's cache."""
+
+import hashlib
+import os
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+from numpy.typing import NDArray
+
+_WAIT = 30  # seconds for a server to say something
+_BLOCK = 2**20
+
+
+class DownloadError(OSError):
+    """What was asked for cannot be had; says what to do instead."""
+
+
+class UncheckedWarning(UserWarning):
+    """A download that no checksum was given for."""
+
+
+def local(name: str) -> Path | None:
+    """The file of that name in the folder that JAXMETER_DATA names, if there is one."""
+    folder = os.environ.get("JAXMETER_DATA")
+    path = Path(folder, name) if folder else None
+    return path if path is not None and path.is_file() else None
+
+
+def fetched(url: str, *, sha256: str | None, cache: Path | None = None) -> Path:
+    """The file at a URL, downloaded if the cache does not hold it.
+
+    The name under which it is kept has the checksum, or the URL's hash, in it. It appears there
+    only when it is complete and has been checked; a stopped download leaves nothing.
+
+    Args:
+      url: where it is.
+      sha256: what its bytes must have, 64 hex digits; None to take what comes, with a warning that
+        says what it has.
+      cache: the folder; None for jaxmeter/datasets under $XDG_CACHE_HOME or ~/.cache.
+
+    Raises:
+      ValueError: for a checksum that is none.
+      DownloadError: if it cannot be downloaded or has another checksum. Nothing is kept then.
+    """
+    wanted = None if sha256 is None else sha256.strip().lower()
+    if wanted is not None and (len(wanted) != 64 or set(wanted) - set("0123456789abcdef")):
+        raise ValueError(f"sha256 is {sha256!r}; it takes 64 hexadecimal digits, or none.")
+    folder = _cache() if cache is None else cache
+    mark = wanted or f"unchecked-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+    place = folder / f"{mark[:26]}-{url.rpartition('/')[2]}"
+    if place.is_file() and (wanted is None or _hash(place) == wanted):
+        return place
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=folder, prefix=".part-")
+    except OSError as error:
+        raise DownloadError(
+            f"the folder {str(folder)!r}, which keeps downloads, cannot be written: {error}. Name "
+            "a local file with --data.path instead, or its folder in JAXMETER_DATA."
+        ) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            _download(url, file)
+            file.flush()
+            os.fsync(file.fileno())
+        found = _hash(Path(part))
+        if wanted is None:
+            warnings.warn(
+                f"{url} was taken as it came: its SHA-256 is {found}. Give it as --data.sha256, so "
+                "that other bytes are refused.",
+                UncheckedWarning,
+                stacklevel=2,
+            )
+        elif found != wanted:
+            raise DownloadError(
+                f"what {url} gives has the SHA-256 {found}, and {wanted} was asked for: the file "
+                "was changed, or damaged on its way. Nothing was kept. Try again; if it stays so, "
+                "find out which is right before changing --data.sha256."
+            )
+        os.replace(part, place)
+    finally:
+        Path(part).unlink(missing_ok=True)
+    return place
+
+
+def table(archive: Path, member: str) -> tuple[NDArray, NDArray]:
+    """A table of the archive, a class from 1 upwards and small whole numbers a row.
+
+    Args:
+      archive: a `.tgz`.
+      member: the file's name in it, in whatever folder.
+
+    Returns:
+      `(x uint8 [n, d], y int32 [n])`, classes counted from 0.
+
+    Raises:
+      ValueError: if there is no such table in it.
+    """
+    try:
+        with tarfile.open(archive, "r:*") as file:
+            names = [info for info in file if info.isfile() and Path(info.name).name == member]
+            stream = file.extractfile(names[0]) if names else None
+            if stream is None:
+                raise ValueError(f"it holds no file {member!r}")
+            content = stream.read()
+        width = content.partition(b"\n")[0].count(b",") + 1
+        columns = [f"{i}" for i in range(width)]
+        rows = pyarrow.csv.read_csv(
+            pa.BufferReader(content),
+            read_options=pyarrow.csv.ReadOptions(column_names=columns),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(columns, pa.uint8()), strings_can_be_null=False
+            ),
+        )
+        if any(column.null_count for column in rows.columns):
+            raise ValueError("numbers are missing in it")
+    except (tarfile.TarError, EOFError, OSError, ValueError, pa.ArrowInvalid) as error:
+        raise ValueError(
+            f"{str(archive)!r} cannot be read as a table {member!r}: {error}. If it was downloaded "
+            "without a checksum, remove it, so that it is downloaded again."
+        ) from error
+    y = rows.column(0).to_numpy().astype(np.int32) - 1
+    x = np.stack([column.to_numpy() for column in rows.columns[1:]], axis=1)
+    return x, y
+
+
+def _download(url: str, file: object) -> None:
+    try:
+        with urllib.request.urlopen(url, timeout=_WAIT) as answer:
+            expected = answer.headers.get("Content-Length")
+            size = 0
+            while block := answer.read(_BLOCK):
+                size += file.write(block)  # type: ignore[attr-defined]
+        if expected is not None and size != int(expected):
+            raise urllib.error.URLError(f"it ended after {size} of {expected} bytes")
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise DownloadError(
+            f"{url} cannot be downloaded: {reason}. Without a network, download it elsewhere and "
+            "name the file with --data.path (the archive, or an .npz with x and y), or put it as "
+            ".npz into the folder that the environment variable JAXMETER_DATA names."
+        ) from error
+
+
+def _cache() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "jaxmeter" / "datasets"
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,105 @@
+"""The stage "references": models are trained on the audited records, and what they say is kept."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxmeter import shadow
+from jaxmeter.calibrated import Calibrated
+from jaxmeter.data import Records
+from jaxmeter.experiment.extracting import FOLDER, check_finite, loaded
+from jaxmeter.experiment.notes import noted
+from jaxmeter.intake.surroundings import keras as loaded_keras
+from jaxmeter.intake.surroundings import undisturbed
+from jaxmeter.parts import SeenBy
+from jaxmeter.referenced import Shadows, seen_by, trained
+from jaxmeter.shadow import Architecture, RecipeConfig
+from jaxmeter.signals import SignalSpec
+from jaxmeter.streams import stream
+from jaxmeter.target import Target
+
+_MEMBERSHIP = "was_member.npy"
+
+
+class Plan(NamedTuple):
+    """What is to be trained, how, and what it is asked afterwards."""
+
+    architecture: Callable[[], Architecture]
+    recipe: RecipeConfig
+    k: int
+    asked: tuple[SignalSpec, ...]
+
+
+def asked(attacks: Sequence[Calibrated], target: Target) -> tuple[SignalSpec, ...]:
+    """What attacks read of the models, each once, in an order that is not the attacks'."""
+    return tuple(sorted({attack.reads(target) for attack in attacks}, key=repr))
+
+
+def built(recipe: Any, shape: tuple[int, ...], *, n_classes: int, seed: int) -> Architecture:
+    """The architecture of a recipe's model."""
+    keras = loaded_keras()
+    with undisturbed():
+        keras.utils.clear_session(free_memory=False)  # layers are numbered from 1 again
+        keras.utils.set_random_seed(seed)
+        return shadow.of_keras(recipe.built(shape, n_classes=n_classes, seed=seed))
+
+
+def compute(
+    folder: Path,
+    *,
+    plan: Plan,
+    records: Records,
+    seed: int,
+    device_budget: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Trains the models, writes what they say of the records, and forgets them.
+
+    Raises:
+      ValueError: if a model that is finite gives signals that are not, or all but one diverged.
+    """
+
+    def show(now: shadow.Progress) -> None:
+        if progress:
+            epochs = now.of_models * now.of_epochs
+            progress(round(now.fraction * epochs), epochs)
+
+    with noted() as notes:
+        shadows = Shadows(architecture=plan.architecture(), recipe=plan.recipe, k=plan.k)
+        key = stream(jax.random.key(seed), "references")
+        references = trained(key, shadows, records, show)
+        model = shadow.model(references.models, 0).for_inputs(records.x.shape[1:])
+        spec = reduce(lambda a, b: a.union(b), (one.resolved(model) for one in plan.asked))
+        place = folder / FOLDER
+        seen = seen_by(references, records, spec, out=place, device_budget=device_budget)
+    for i in range(len(seen.was_member)):
+        check_finite(jax.tree.map(lambda leaf, i=i: leaf[i], seen.signals), f"reference model {i}")
+    np.save(folder / _MEMBERSHIP, seen.was_member)
+    (folder / "notes.json").write_text(json.dumps(notes, indent=1), "utf-8")
+
+
+def seen(folder: Path) -> SeenBy:
+    """The records as the models see them, memory-mapped."""
+    return SeenBy(loaded(folder), np.load(folder / _MEMBERSHIP, allow_pickle=False))
+
+
+def notes(folder: Path) -> list[str]:
+    """What training the models had to say."""
+    return json.loads((folder / "notes.json").read_bytes())
+
+
+def read_files(folder: Path, files: Mapping[str, str], spec: SignalSpec) -> dict[str, str]:
+    """Hashes of what an attack reads: arrays by their path in `Signals`, and the membership."""
+    manifest = json.loads((folder / FOLDER / "signals.json").read_bytes())
+    kinds = {"outputs": bool(spec.outputs), "gradient_norms": bool(spec.gradient_norm)}
+    read = {
+        "/".join(array["path"]): files[f"{FOLDER}/{array['file']}"]
+        for array in manifest["arrays"]
+        if kinds.get(array["path"][0])
+    }
+    return {**read, "was member": files[_MEMBERSHIP]}
