@@ -82,24 +82,51 @@ def trained(
     records: Records,
     progress: Callable[[shadow.Progress], None] | None = None,
 ) -> References:
-    """Trains the models. Equal records go to the same models."""
+    """Trains the models; those that diverge are left out. Equal records go to the same models.
+
+    Raises:
+      ValueError: if fewer than two are left.
+    """
     recipe = shadows.recipe
     content = content_ids(records.x)
     membership = shadow.balanced_membership(
         stream(key, "membership"), shadows.k, int(content.max()) + 1
     )
     was_member = np.asarray(membership)[:, content]
-    models = shadow.train(
-        stream(key, "models"),
-        shadows.architecture,
-        records.x,
-        records.y,
-        was_member,
-        recipe.recipe() if isinstance(recipe, RecipeConfig) else recipe,
-        checkpoint=shadows.checkpoint,
-        progress=progress,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # _kept says it
+        models, _, finite = shadow.train_all(
+            stream(key, "models"),
+            shadows.architecture,
+            records.x,
+            records.y,
+            was_member,
+            recipe.recipe() if isinstance(recipe, RecipeConfig) else recipe,
+            checkpoint=shadows.checkpoint,
+            progress=progress,
+        )
+    models, was_member = _kept(models, was_member, finite, "a loss or variables")
     return References(models=models, x=records.x, was_member=was_member)
+
+
+def _kept(
+    models: Target, was_member: NDArray, finite: NDArray, what: str
+) -> tuple[Target, NDArray]:
+    """The finite models and what they were trained on."""
+    if finite.all():
+        return models, was_member
+    warnings.warn(
+        f"{int((~finite).sum())} of {finite.size} reference models have {what} that are not finite "
+        "and are left out.",
+        ReferenceWarning,
+        stacklevel=3,
+    )
+    if finite.sum() < 2:
+        raise ValueError(
+            f"{int(finite.sum())} of {finite.size} reference models are finite; nothing can be "
+            "calibrated by them. Lower the learning rate of the recipe."
+        )
+    return shadow.model(models, finite), was_member[finite]
 
 
 def seen_by(
@@ -120,20 +147,7 @@ def seen_by(
     """
     finite = shadow.finite(references.models)
     was_member = membership_of(references, records.x)
-    models = references.models
-    if not finite.all():
-        warnings.warn(
-            f"{int((~finite).sum())} of {finite.size} reference models have variables that are not "
-            "finite and are left out.",
-            ReferenceWarning,
-            stacklevel=2,
-        )
-        if finite.sum() < 2:
-            raise ValueError(
-                f"{int(finite.sum())} of {finite.size} reference models are finite; nothing can be "
-                "calibrated by them. Lower the learning rate of the recipe."
-            )
-        models, was_member = shadow.model(models, finite), was_member[finite]
+    models, was_member = _kept(references.models, was_member, finite, "variables")
     signals = shadow.extract(
         models, records, spec, out=out, device_budget=device_budget, progress=progress
     )

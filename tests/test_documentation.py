@@ -272,6 +272,7 @@ ARROWS = {
         "experiment.finished",
         "metrics",
         "report",
+        "spread",
         "target",
     },
     "experiment.curves": {"experiment.tables", "figures", "findings", "metrics"},

@@ -14,13 +14,12 @@ import pytest
 
 import jaxmeter as jm
 from jaxmeter import experiment
-from jaxmeter.experiment import dispatch, finished, launch, reopening, results
+from jaxmeter.experiment import Mlp, ShadowModels, dispatch, finished, launch, reopening, results
 from jaxmeter.experiment.runs import attempt
 from jaxmeter.metrics import MetricWarning
 from jaxmeter.shadow import RecipeConfig, of_file
 from jaxmeter.streams import stream
 
-ShadowModels, Mlp = experiment.ShadowModels, experiment.Mlp
 REFERENCES = ShadowModels(k=6, recipe=RecipeConfig(epochs=4, learning_rate=1e-2))
 CALIBRATED = ("attack:LiRA", "attack:RMIA")
 ALL = (
