@@ -110,23 +110,14 @@ def test_a_run_is_the_audit(done: Path):
     assert len(found[2]["over_targets"]["auc"]["values"]) == 6
 
 
-def test_models_trained_again_say_the_same_bytes(done: Path, store: Path):
-    shutil.rmtree(store / "stages/references")
-    shutil.rmtree(store / "runs")
-    keras.layers.Dense(1)  # moves the names that Keras gives
-    assert attempt(make_config(), store).computed == ("references",)
-    (one,), (other,) = (list(s.glob("stages/references/*")) for s in (done, store))
-    assert one.name == other.name
-    files = sorted(p.relative_to(one) for p in one.rglob("*") if p.is_file())
-    assert {"was_member.npy", "notes.json", "entry.json"} <= {f.name for f in files}
-    for file in files:
-        if file.name != "entry.json":  # which has seconds
-            assert (one / file).read_bytes() == (other / file).read_bytes(), file
-    was_member = np.load(one / "was_member.npy")
+def test_signals_and_membership_are_kept_and_no_models(done: Path):
+    (entry,) = done.glob("stages/references/*")
+    files = {p.relative_to(entry).as_posix() for p in entry.rglob("*") if p.is_file()}
+    signals = {"signals/signals.json", "signals/000.npy"}
+    assert files == {"entry.json", "notes.json", "was_member.npy", *signals}
+    was_member = np.load(entry / "was_member.npy")
     assert was_member.shape == (6, 200) and (was_member.sum(axis=0) == 3).all()
-    logits = np.load(one / "signals" / "000.npy")
-    assert logits.shape == (6, 200, 10)
-    assert len(files) == 5, "signals, their manifest, membership, notes, and no models"
+    assert np.load(entry / "signals/000.npy").shape == (6, 200, 10)
 
 
 def test_the_spread_is_there_when_a_run_is_opened_again(done: Path):

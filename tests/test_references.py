@@ -96,6 +96,7 @@ def test_the_models_in_turn_give_the_spread_and_the_target_is_one_of_them(audite
     assert facts[1]["over_targets"]["tpr_at_fpr"][1] == {
         "fpr": 0.001,
         **dict.fromkeys(("mean", "sd", "low", "high")),
+        "values": [None] * 16,
     }  # too few records
 
 
