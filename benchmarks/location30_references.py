@@ -1,11 +1,11 @@
 """Reference models of Location-30, the recipe of ML Privacy Meter's kind of target.
 
-    python benchmarks/location30_references.py --data location30.npz [--k 32] [--folder references]
+    python benchmarks/location30_references.py --data location30.npz [--k 32] [--logits logits.npz]
 
 446-512-256-128-30 tanh, initial weights N(0, 0.01), Adam 1e-3, batches of 64, 60 epochs, each model
 on 1600 of the 5010 records, drawn at random, or (`--balanced`) on half of them. Prints seconds and
 mean accuracies on members and on others. `--data` is an npz file with x [5010, 446] of 0 and 1 and
-y [5010].
+y [5010]. `--logits` keeps what `location30_attacks.py` reads: z [k, n, classes], y, x, was_member.
 """
 
 import argparse
@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", help="for checkpoints")
     parser.add_argument("--balanced", action="store_true")
+    parser.add_argument("--logits", help="npz file to write, for location30_attacks.py")
     arguments = parser.parse_args()
     with np.load(arguments.data) as archive:
         x, y = archive["x"], archive["y"].astype(np.int32)
@@ -89,6 +90,8 @@ def main() -> None:
     )
     seconds = time.perf_counter() - start
     logits = jax.vmap(lambda target: target(x).logits)(found.references)
+    if arguments.logits:
+        np.savez(arguments.logits, z=np.asarray(logits), y=y, x=x, was_member=was_member)
     correct = np.asarray(logits.argmax(-1)) == y
     inside, outside = (correct[mask].mean() for mask in (was_member, ~was_member))
     print(

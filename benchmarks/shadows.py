@@ -97,7 +97,7 @@ def at_once(
     keys = jax.random.split(jax.random.key(0), len(rows))
     each = [program.begin(key, **made) for key in keys]
     first = jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *each)
-    counts, data = np.int32([len(rows)]), jax.device_put(program.Data(x, y))
+    counts, data = np.array([len(rows)], np.int32), jax.device_put(program.Data(x, y))
     fixed = (keys, rows, counts, data, jax.numpy.int32(epochs))
 
     def run() -> Any:

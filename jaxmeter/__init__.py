@@ -1,6 +1,6 @@
 """jaxmeter measures how much a trained classifier gives away about its training data."""
 
-from jaxmeter import directions, logits, metrics, reference, scores, shadow, signals
+from jaxmeter import directions, logits, meter, metrics, reference, scores, shadow, signals
 from jaxmeter.attack import Attack, Fitted, cross_fit, fit, inference_model
 from jaxmeter.auditing import audit
 from jaxmeter.calibrated import (
@@ -32,7 +32,9 @@ from jaxmeter.data import Records, split
 from jaxmeter.gradients import Outer, gradient_norms, per_example_gradients
 from jaxmeter.intake import load_target
 from jaxmeter.metrics import AttackResult, evaluate
+from jaxmeter.privacy_meter_text import read_privacy_meter, write_privacy_meter
 from jaxmeter.referenced import References, Shadows
+from jaxmeter.released import released_model
 from jaxmeter.signals import Signals, SignalSpec, extract, of_example
 from jaxmeter.target import Outputs, Target, from_flax, from_function
 
@@ -81,12 +83,16 @@ __all__ = [
     "inference_model",
     "load_target",
     "logits",
+    "meter",
     "metrics",
     "of_example",
     "per_example_gradients",
+    "read_privacy_meter",
     "reference",
+    "released_model",
     "scores",
     "shadow",
     "signals",
     "split",
+    "write_privacy_meter",
 ]

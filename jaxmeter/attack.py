@@ -34,26 +34,31 @@ class Attack(NamedTuple):
         parameter influences; None for the signals themselves.
       logits: `(params, features, key) -> [m, n]` of the m models of an ensemble, with dropout
         if key is not None; None for `score` alone.
+      loss: `(logits, truth) -> losses`, elementwise, with truth 1 for members and 0 for others;
+        None for the logistic loss.
     """
 
     init: Callable[..., Any]
     score: Callable[..., Array]
     prepare: Callable[..., Any] | None = None
     logits: Callable[..., Array] | None = None
+    loss: Callable[..., Array] | None = None
 
 
 class History(NamedTuple):
     """What fitting saw; entry 0 is the attack as initialised, entry e after epoch e.
 
     Attributes:
-      loss: mean logistic loss on the fit part's batches `[epochs + 1]`; NaN at 0.
+      loss: mean loss on the fit part's batches `[epochs + 1]`; NaN at 0.
       select_loss: the same on the select part, without dropout `[epochs + 1]`; NaN without one.
       select_auc: AUC on the select part `[epochs + 1]`; NaN without one.
+      select_accuracy: balanced accuracy there of calling positive logits members; NaN without one.
     """
 
     loss: NDArray
     select_loss: NDArray
     select_auc: NDArray
+    select_accuracy: NDArray
 
 
 class Fitted(NamedTuple):
@@ -125,7 +130,7 @@ def fit(
     select: tuple[Signals, ArrayLike] | None = None,
     folds: int = 0,
 ) -> Fitted:
-    """Fits an attack by the logistic loss on balanced batches, as one compiled program.
+    """Fits an attack by its loss on balanced batches, as one compiled program.
 
     Every step sees as many members as non-members; the smaller side is gone through more often, so
     that none of the larger is lost.
@@ -181,7 +186,8 @@ def fit(
     history = History(*(np.array(a, np.float64) for a in outcome.trace))
     history.loss[0] = np.nan  # nothing was trained yet
     if select is None and not folds:
-        history.select_loss[:] = history.select_auc[:] = np.nan
+        for figures in history[1:]:
+            figures[:] = np.nan
     if not np.isfinite(history.loss[1:]).all():
         first = int(np.flatnonzero(~np.isfinite(history.loss[1:]))[0]) + 1
         raise ValueError(

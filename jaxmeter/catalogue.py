@@ -222,7 +222,7 @@ class Learned:
         chosen, measured = (
             np.asarray(attack.score(fitted.params, part.signals)) for part in (select, held)
         )
-        epochs = enumerate(zip(*fitted.history, strict=True))
+        epochs = enumerate(zip(*fitted.history[:3], strict=True))  # what an Epoch has
         history = tuple(Epoch(i, *map(float, epoch)) for i, epoch in epochs)
         return Found(chosen, measured, history, fitted.best_epoch)
 

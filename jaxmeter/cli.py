@@ -1,4 +1,4 @@
-"""The command line: `jaxmeter demo`, `audit`, `inspect` and `sweep`."""
+"""The command line: `jaxmeter demo`, `audit`, `inspect`, `convert` and `sweep`."""
 
 import runpy
 import sys
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import jax
+import numpy as np
 import tyro
 from rich import box
 from rich.console import Console
@@ -28,6 +29,7 @@ import jaxmeter as jm
 from jaxmeter import inspection
 from jaxmeter.data import DataWarning, read_npz
 from jaxmeter.metrics import MetricWarning
+from jaxmeter.privacy_meter_text import write_npz
 from jaxmeter.report import Report, check_folder
 
 _LOG = Console(stderr=True)
@@ -203,6 +205,59 @@ def inspect(
     )
 
 
+def convert(
+    file: tyro.conf.Positional[Path],
+    out: tyro.conf.Positional[Path],
+    members: Path | None = None,
+    input_shape: tuple[int, ...] = (),
+) -> None:
+    """Convert records from ML Privacy Meter's text to .npz, or from .npz to its text.
+
+    The .npz holds x, y and is_member. Nothing is overwritten.
+
+    Args:
+      file: Text, one record a line, "f1,f2,...;label" or "channel 1;channel 2;...;label"; or .npz
+        with x, y and, where the members are to be written too, is_member.
+      out: The .npz or the text to write.
+      members: The .npy of the members' rows, read beside a text and written beside one. Default:
+        the text's name with .npy after it.
+      input_shape: Shape of a record of the text, channels last; not needed for vectors and square
+        images.
+    """
+    kinds = file.suffix == ".npz", out.suffix == ".npz"
+    if kinds[0] == kinds[1]:
+        raise ValueError(
+            f"{file.name} to {out.name}: one of them must be .npz, the other ML Privacy Meter's "
+            "text."
+        )
+    text = out if kinds[0] else file
+    beside = members or text.with_name(f"{text.name}.npy")
+    if kinds[0]:
+        x, y = read_npz(file)
+        with np.load(file, allow_pickle=False) as archive:
+            inside = archive["is_member"] if "is_member" in archive.files else None
+        if members is not None and inside is None:
+            raise ValueError(f"{file} has no is_member, so there are no members' rows to write.")
+        known = np.zeros(len(y), bool) if inside is None else np.asarray(inside, bool)
+        if known.shape != y.shape:
+            raise ValueError(f"{file} has {len(y)} records but is_member of shape {known.shape}.")
+        records = jm.Records(x, y, known)
+        jm.write_privacy_meter(out, records, None if inside is None else beside)
+        written = f"{out}" if inside is None else f"{out}, {beside}"
+    else:
+        if out.exists():
+            raise FileExistsError(f"{out} is there already; nothing was written. Name another.")
+        records = jm.read_privacy_meter(file, beside, input_shape or None)
+        write_npz(out, records)
+        written = f"{out}"
+    _LOG.print(
+        f"Wrote {written}: {len(records.y):,} records of shape {_sizes(records.x.shape[1:])}, "
+        f"{int(records.is_member.sum()):,} of them members.",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
 def sweep(study: tyro.conf.Positional[Path]) -> None:
     """Run a study: "jaxmeter sweep STUDY.py" is "python STUDY.py sweep", options included.
 
@@ -240,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _study(given[1:])
             return
         tyro.extras.subcommand_cli_from_dict(
-            {"demo": demo, "audit": audit, "inspect": inspect, "sweep": sweep},
+            {"demo": demo, "audit": audit, "inspect": inspect, "convert": convert, "sweep": sweep},
             prog="jaxmeter",
             description="Measure how much a trained classifier gives away about its training data.",
             args=given,

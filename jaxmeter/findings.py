@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # `report` imports this module; only the types are needed the
 
 SCHEMA = 1
 BLIND = "blind baseline"
+GRADIENT_NORM = "gradient norm"
 _FEWEST_IN_CLASS = 10  # members, and non-members, below which a class gets no figure
 _EXACT_FALSE_POSITIVES, _ROC_POINTS = 500, 500
 
@@ -67,6 +68,12 @@ def best(report: "Report") -> "Row":
     """The row with the largest AUC among those that query the target, the first of equals."""
     rows = [row for row in report.rows if not is_blind(row)] or list(report.rows)
     return max(rows, key=lambda row: row.result.auc)
+
+
+def gradient_norms(report: "Report") -> NDArray | None:
+    """The held-out records' gradient norms `[n]`, if an attack that scores by them was run."""
+    rows = [row for row in report.rows if row.name == GRADIENT_NORM]
+    return -rows[0].result.scores if rows else None
 
 
 def corrected_interval(report: "Report") -> Interval:

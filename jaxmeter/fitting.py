@@ -19,7 +19,7 @@ class Outcome(NamedTuple):
     last: Any
     first_scores: Array  # of the choosing records
     best_scores: Array
-    trace: tuple[Array, ...]  # training loss, choosing loss, choosing AUC; [epochs + 1] each
+    trace: tuple[Array, ...]  # training loss; choosing loss, AUC, accuracy; [epochs + 1] each
 
 
 @partial(jax.jit, static_argnames=("attack", "optimizer", "epochs", "steps", "half", "folds"))
@@ -45,6 +45,7 @@ def run(
     """
     logits = attack.logits or (lambda params, signals, key: attack.score(params, signals)[None])
     prepare = attack.prepare or (lambda params, signals: signals)
+    loss_of = attack.loss or optax.sigmoid_binary_cross_entropy
     init_key, key = jax.random.split(key)
     init = attack.init(init_key, signals)
     # Dropout in the inner loop: this generator compiles and runs in a fraction of the time.
@@ -76,7 +77,7 @@ def run(
 
     def loss_on(trained: Any, rows: Array, key: Array) -> Array:
         batch = jax.tree.map(lambda leaf: leaf[rows], features)
-        losses = optax.sigmoid_binary_cross_entropy(
+        losses = loss_of(
             logits(whole(trained), batch, key), jnp.broadcast_to(batch_truth[None], (m, rows.size))
         )
         if not folds:
@@ -121,6 +122,10 @@ def run(
         + ([select[1].astype(jnp.float32)] if select is not None else [])
     )
 
+    def judged(scores: Array) -> tuple[Array, Array, Array]:
+        mean = loss_of(scores, truth).sum() / max(truth.size, 1)
+        return mean, _auc(scores, truth), _accuracy(scores, truth)
+
     def epoch(carry: Any, key: Array) -> Any:
         now, best, best_scores, best_auc = carry
         batch_key, drop_key = jax.random.split(key)
@@ -128,19 +133,19 @@ def run(
             step, now, (batches(batch_key), jax.random.split(drop_key, steps))
         )
         scores = choosing(now[0])
-        loss, auc = _loss(scores, truth), _auc(scores, truth)
+        loss, auc, accuracy = judged(scores)
         better = auc > best_auc
         best, best_scores, best_auc = jax.tree.map(
             lambda new, old: jnp.where(better, new, old),
             (now[0], scores, auc),
             (best, best_scores, best_auc),
         )
-        return (now, best, best_scores, best_auc), (losses.mean(), loss, auc)
+        return (now, best, best_scores, best_auc), (losses.mean(), loss, auc, accuracy)
 
     first_scores = choosing(trained)
     carry = ((trained, optimizer.init(trained)), trained, first_scores, jnp.asarray(-jnp.inf))
     (now, best, best_scores, _), trace = jax.lax.scan(epoch, carry, jax.random.split(key, epochs))
-    start = (jnp.zeros(()), _loss(first_scores, truth), _auc(first_scores, truth))
+    start = (jnp.zeros(()), *judged(first_scores))
     return Outcome(
         first=whole(trained),
         best=whole(best),
@@ -151,8 +156,11 @@ def run(
     )
 
 
-def _loss(scores: Array, truth: Array) -> Array:
-    return optax.sigmoid_binary_cross_entropy(scores, truth).sum() / max(truth.size, 1)
+def _accuracy(scores: Array, truth: Array) -> Array:
+    """Balanced, of calling positive scores members; 0 of no records."""
+    members = (truth * (scores > 0)).sum() / jnp.maximum(truth.sum(), 1)
+    others = ((1 - truth) * (scores <= 0)).sum() / jnp.maximum((1 - truth).sum(), 1)
+    return (members + others) / 2
 
 
 def _auc(scores: Array, truth: Array) -> Array:

@@ -14,12 +14,15 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxmeter import figures, findings, page
+from jaxmeter import figures, findings, page, risk_figures
 
 if TYPE_CHECKING:  # `report` imports this module; only the types are needed the other way.
     from jaxmeter.report import Report
 
-FIGURES = ("roc", "histograms", "classes", "exposed", "history")
+FIGURES = (
+    *("roc", "histograms", "classes", "class_scores", "gradient_norms", "exposed"),
+    "history",
+)
 FILES = ("report.html", "results.json", "scores.npz")
 _SUFFIXES = (".png", ".svg")
 
@@ -156,6 +159,11 @@ def _drawn(report: "Report") -> dict[str, Figure]:
         "histograms": figures.histogram_figure(report),
         "classes": figures.class_figure(report),
     }
+    held, top = report.held, findings.best(report).result
+    drawn["class_scores"] = risk_figures.class_scores_figure(top.scores, held.y, held.is_member)
+    norms = findings.gradient_norms(report)
+    if norms is not None:
+        drawn["gradient_norms"] = risk_figures.gradient_norm_figure(norms, held.y, held.is_member)
     if figures.is_images(report.held.x):
         drawn["exposed"] = figures.exposed_figure(report)
     if any(row.history for row in report.rows):

@@ -5,27 +5,11 @@ data file does not. Every text from outside passes `html.escape`.
 """
 
 import math
-import re
-from html import escape
-from pathlib import Path
 from typing import Any
 
-from jaxmeter import targets_section
+from jaxmeter import markup, targets_section
 from jaxmeter.findings import clean, percent, plural, rate_name, shortened
-
-CSS = (Path(__file__).parent / "page.css").read_text("utf-8")
-# The figures' colours, which the page's style sheet sets for light and dark.
-_COLOURS = {
-    "#1f2328": "ink",
-    "#656d76": "muted",
-    "#d0d7de": "rule",
-    "#d55e00": "member",
-    "#0072b2": "nonmember",
-    "#009e73": "c2",
-    "#cc79a7": "c3",
-    "#56b4e9": "c4",
-    "#e69f00": "c5",
-}
+from jaxmeter.markup import caption, figure, p_value, section, signed, text
 
 
 def page(facts: dict[str, Any], figures: dict[str, str]) -> str:
@@ -33,18 +17,18 @@ def page(facts: dict[str, Any], figures: dict[str, str]) -> str:
 
     Args:
       facts: from `findings.facts`.
-      figures: SVG files by name; "roc" and "histograms" and "classes", and where they make sense
-        "exposed" and "history".
+      figures: SVG files by name; "roc", "histograms", "classes" and "class_scores", and where they
+        make sense "gradient_norms", "exposed" and "history".
     """
     verdict = facts["verdict"]
     body = [
         _verdict(facts),
-        _section("attacks", "The attacks", _table(facts), _table_notes(facts)),
-        _section(
+        section("attacks", "The attacks", _table(facts), _table_notes(facts)),
+        section(
             "roc",
             "Trade-off between finding members and accusing others",
             figure("roc", figures, "ROC curves of all attacks on log-log axes"),
-            _p(
+            caption(
                 "Each curve says which share of the members an attack finds (up) for which share "
                 "of non-members wrongly accused (across); both axes are logarithmic, since an "
                 "attack matters most where it accuses few. The band is the pointwise 95% "
@@ -54,34 +38,35 @@ def page(facts: dict[str, Any], figures: dict[str, str]) -> str:
                 "alarm."
             ),
         ),
-        _section(
+        section(
             "scores",
             "Scores of members and non-members",
             figure("histograms", figures, "Histograms of scores by attack"),
-            _p(
+            caption(
                 "Higher means “more likely a member”. The outermost bins also hold everything "
                 "beyond them; an axis is logarithmic where one bin holds more than half."
             ),
         ),
         _classes(facts, figures),
+        *_norms(figures),
         _exposed(facts, figures),
     ]
     if "history" in figures:
         body.append(
-            _section(
+            section(
                 "history",
                 "Fitting of the learned attacks",
                 figure("history", figures, "Loss and AUC by epoch"),
-                _p(
+                caption(
                     "The epoch kept was chosen on the select part. The AUC drawn here is the "
                     "select part's and, having been chosen, a little too high; the table's is not."
                 ),
             )
         )
     if targets_section.rows_of(facts):
-        table, caption = targets_section.table(facts), targets_section.CAPTION
+        shown, said = targets_section.table(facts), targets_section.CAPTION
         title = "How much another target would differ"
-        body.insert(2, _section("targets", title, table, _p(caption)))
+        body.insert(2, section("targets", title, shown, caption(said)))
     body += [_how_to_read(facts), _reproducibility(facts)]
     title = f"Membership inference audit of {_name(facts)}"
     return (
@@ -90,9 +75,9 @@ def page(facts: dict[str, Any], figures: dict[str, str]) -> str:
         '<meta name="color-scheme" content="light dark">\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "style-src 'unsafe-inline'; img-src data:\">\n"
-        f"<title>{_text(title)}</title>\n<style>\n{CSS}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{text(title)}</title>\n<style>\n{markup.CSS}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(body)
-        + f"\n</main>\n<footer>Written by jaxmeter {_text(facts['version'] or '')}. It shows "
+        + f"\n</main>\n<footer>Written by jaxmeter {text(facts['version'] or '')}. It shows "
         "held-out records, members among them: treat it as the training data itself.</footer>\n"
         "</body>\n</html>\n"
     )
@@ -106,21 +91,21 @@ def _verdict(facts: dict[str, Any]) -> str:
     accuracy = target["accuracy"]
     what = [
         f"{target['n_classes']} classes" if target["n_classes"] else "",
-        f"records of shape {_shape(target['input_shape'])}" if target["input_shape"] else "",
-        f"accuracy {_percent(accuracy['members'])} on members and "
-        f"{_percent(accuracy['nonmembers'])} on non-members",
+        f"records of shape {markup.shape(target['input_shape'])}" if target["input_shape"] else "",
+        f"accuracy {markup.percent_or_unknown(accuracy['members'])} on members and "
+        f"{markup.percent_or_unknown(accuracy['nonmembers'])} on non-members",
     ]
-    alarm = f'<p class="alarm">{_text(verdict["alarm"])}</p>\n' if verdict["alarm"] else ""
-    caveats = "".join(f"<li>{_text(sentence)}</li>\n" for sentence in verdict["caveats"])
+    alarm = f'<p class="alarm">{text(verdict["alarm"])}</p>\n' if verdict["alarm"] else ""
+    caveats = "".join(f"<li>{text(sentence)}</li>\n" for sentence in verdict["caveats"])
     return (
         f'<header>\n<p class="kicker">Membership inference audit</p>\n'
-        f"<h1>{_whole(verdict['headline'])}</h1>\n"
-        f'<p class="target"><strong>{_text(_name(facts))}</strong>: '
-        f"{_text(', '.join(filter(None, what)))}. Measured on {held['members']:,} held-out members "
+        f"<h1>{markup.whole(verdict['headline'])}</h1>\n"
+        f'<p class="target"><strong>{text(_name(facts))}</strong>: '
+        f"{text(', '.join(filter(None, what)))}. Measured on {held['members']:,} held-out members "
         f"and {held['nonmembers']:,} non-members.</p>\n{alarm}"
-        + "".join(f"<p>{_text(sentence)}</p>\n" for sentence in verdict["finding"])
+        + "".join(f"<p>{text(sentence)}</p>\n" for sentence in verdict["finding"])
         + f"<h2>What to keep in mind</h2>\n<ul>\n{caveats}</ul>\n"
-        + "".join(f'<p class="note">Note: {_text(note)}</p>\n' for note in facts["notes"])
+        + "".join(f'<p class="note">Note: {text(note)}</p>\n' for note in facts["notes"])
         + "</header>"
     )
 
@@ -145,32 +130,20 @@ def _table(facts: dict[str, Any]) -> str:
             *(_rate(at) for at in attack["tpr_at_fpr"]),
             "<span>–</span>"
             if first
-            else f'<span class="figure">{_signed(minus["value"])}</span><span class="interval">'
-            f"{_signed(minus['low'])} to {_signed(minus['high'])}<br>p {_p_value(minus['p_value'])}"
+            else f'<span class="figure">{signed(minus["value"])}</span><span class="interval">'
+            f"{signed(minus['low'])} to {signed(minus['high'])}<br>p {p_value(minus['p_value'])}"
             "</span>",
-            f"<span>{_seconds(attack['seconds'])}</span>",
+            f"<span>{markup.seconds(attack['seconds'])}</span>",
         ]
         best = attack["name"] == facts["verdict"]["best"] and len(facts["attacks"]) > 1
-        rows.append(
-            f'<tr{" class=best" if best else ""}><th scope="row">{_text(attack["name"])}'
-            f'<span class="interval">{_text(_access(attack))}</span></th>'
-            + "".join(
-                f'<td data-label="{_text(head)}">{cell}</td>'
-                for head, cell in zip(heads[1:], cells, strict=True)
-            )
-            + "</tr>"
-        )
-    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in heads)
-    return (
-        f'<div class="scroll"><table class="attacks">\n<thead><tr>{head}</tr></thead>\n<tbody>\n'
-        + "\n".join(rows)
-        + "\n</tbody></table></div>"
-    )
+        name = f'{text(attack["name"])}<span class="interval">{text(_access(attack))}</span>'
+        rows.append(("best" if best else "", name, cells))
+    return markup.table("attacks", heads, rows)
 
 
 def _table_notes(facts: dict[str, Any]) -> str:
     start, end = _whisker_ends(facts)
-    return _p(
+    return caption(
         "Under each figure its 95% interval. The marks show the AUC's on an axis "
         f"from {start:g} to {end:g}, with a line at chance, 0.5. The difference from "
         f"{facts['attacks'][0]['name']} is paired, on the same records, by DeLong's test; its "
@@ -191,16 +164,40 @@ def _classes(facts: dict[str, Any], figures: dict[str, str]) -> str:
         )
     shown = len(classes) - len(few)
     chance = " One in twenty such intervals misses the truth by chance." if shown > 1 else ""
-    return _section(
+    return section(
         "classes",
         "Risk by class",
         figure("classes", figures, "AUC within each class") if shown else "",
-        _p(
+        caption(
             f"How well {facts['classes']['attack']} tells members of one class from non-members of "
             "the same class, with DeLong's 95% interval. An AUC within a class leaves out what the "
             f"attack gains from comparing classes.{chance}{left_out}"
         ),
+        figure("class_scores", figures, "Histograms of scores by class"),
+        caption(
+            f"Scores of {facts['classes']['attack']} class by class, as shares of the class's "
+            "members and non-members, of which the title counts the records; at most the first 12 "
+            "classes."
+        ),
     )
+
+
+def _norms(figures: dict[str, str]) -> list[str]:
+    """The section about gradient norms, where an attack has read them."""
+    if "gradient_norms" not in figures:
+        return []
+    return [
+        section(
+            "norms",
+            "Gradient norms by label",
+            figure("gradient_norms", figures, "Gradient norms of members and non-members by label"),
+            caption(
+                "The norm of the loss's gradient by all of the target's variables: its geometric "
+                "mean over the held-out members and non-members of each label, with 95% intervals "
+                "(normal, in logs). Members' gradients are smaller where the target has memorised."
+            ),
+        )
+    ]
 
 
 def _exposed(facts: dict[str, Any], figures: dict[str, str]) -> str:
@@ -208,7 +205,7 @@ def _exposed(facts: dict[str, Any], figures: dict[str, str]) -> str:
     members = sum(record["is_member"] for record in records)
     rows = "\n".join(
         f'<tr class="{"member" if record["is_member"] else "nonmember"}"><td>{rank}</td>'
-        f"<td>{record['record']}</td><td>{record['label']}</td><td>{_number(record['score'])}</td>"
+        f"<td>{record['record']}</td><td>{record['label']}</td><td>{markup.number(record['score'])}</td>"
         f"<td>{percent(record['fpr'])}</td>"
         f"<td>{'member' if record['is_member'] else 'false alarm'}</td></tr>"
         for rank, record in enumerate(records, start=1)
@@ -221,11 +218,11 @@ def _exposed(facts: dict[str, Any], figures: dict[str, str]) -> str:
     if "exposed" in figures:
         picture = figure("exposed", figures, "The records the attack is most sure of")
         table = f"{picture}<details><summary>The same as numbers</summary>{table}</details>"
-    return _section(
+    return section(
         "exposed",
         "The most exposed records",
         table,
-        _p(
+        caption(
             f"The {len(records)} held-out records that {facts['exposed']['attack']} scores "
             f"highest: {members} members and {len(records) - members} false alarms "
             "(non-members that the attack takes for members). FPR is the share of non-members that "
@@ -259,8 +256,8 @@ def _how_to_read(facts: dict[str, Any]) -> str:
         "Held out": "attacks are fitted on the fit part, and epochs and thresholds chosen on the "
         "select part. No record of the held-out part, nor a copy of one, is in either.",
     }
-    items = "".join(f"<dt>{_text(k)}</dt><dd>{_text(v)}</dd>\n" for k, v in terms.items())
-    return _section("reading", "How to read this", f"<dl>\n{items}</dl>")
+    items = "".join(f"<dt>{text(k)}</dt><dd>{text(v)}</dd>\n" for k, v in terms.items())
+    return section("reading", "How to read this", f"<dl>\n{items}</dl>")
 
 
 def _reproducibility(facts: dict[str, Any]) -> str:
@@ -272,7 +269,7 @@ def _reproducibility(facts: dict[str, Any]) -> str:
     difference = (
         "no original framework to compare with"
         if source["difference"] is None
-        else f"{_number(source['difference'])} (largest absolute difference on a probe batch)"
+        else f"{markup.number(source['difference'])} (largest absolute difference on a probe batch)"
     )
     entries = {
         "Target": f"{source['origin']} (by {source['route']}); logits {source['logits']}",
@@ -280,49 +277,27 @@ def _reproducibility(facts: dict[str, Any]) -> str:
         "Layers": ", ".join(facts["target"]["layers"]) or "not named",
         "Records, members + non-members": parts,
         "Seed": facts["seed"],
-        "Signals": f"{_bytes(signals['bytes'])} in {_seconds(signals['seconds'])}",
+        "Signals": f"{markup.size(signals['bytes'])} in {markup.seconds(signals['seconds'])}",
         "Device": facts["device"] or "not recorded",
         "Versions": ", ".join(f"{k} {v}" for k, v in facts["versions"].items()) or "not recorded",
         **{f"Setting {name}": value for name, value in facts["settings"].items()},
     }
     items = "".join(
-        f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>\n" for name, value in entries.items()
+        f"<dt>{text(name)}</dt><dd>{text(value)}</dd>\n" for name, value in entries.items()
     )
     budgets = "".join(
-        f"<dt>{_text(a['name'])}</dt><dd>{_text(_budget(a['budget']))}</dd>\n"
+        f"<dt>{text(a['name'])}</dt><dd>{text(_budget(a['budget']))}</dd>\n"
         for a in facts["attacks"]
     )
-    return _section(
+    return section(
         "reproducing",
         "Reproducing this",
         f"<dl>\n{items}</dl>\n<h3>What each attack was given</h3>\n<dl>\n{budgets}</dl>",
-        _p("results.json holds every figure and its counts, scores.npz every score."),
+        caption("results.json holds every figure and its counts, scores.npz every score."),
     )
 
 
 # --- Pieces.
-
-
-def _section(name: str, title: str, *content: str) -> str:
-    return f'<section id="{name}">\n<h2>{_text(title)}</h2>\n' + "\n".join(content) + "\n</section>"
-
-
-def _p(text: str) -> str:
-    return f'<p class="caption">{_text(text)}</p>'
-
-
-def figure(name: str, figures: dict[str, str], label: str) -> str:
-    """The SVG without its file header, in the page's colours, its ids apart from other figures'."""
-    svg = figures[name][figures[name].index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
-    svg = re.sub(r'href="#', f'href="#{name}-', svg)
-    for colour, variable in _COLOURS.items():
-        svg = re.sub(rf"(fill|stroke): {colour}\b", rf"\1: var(--{variable})", svg)
-    return f'<figure class="{name}" role="img" aria-label="{_text(label)}">{svg}</figure>'
 
 
 def _whisker_ends(facts: dict[str, Any]) -> tuple[float, float]:
@@ -349,7 +324,7 @@ def _whisker(auc: dict[str, float], start: float, end: float) -> str:
 
 def _rate(rate: dict[str, Any]) -> str:
     if rate["value"] is None:
-        return f'<span class="short">{_whole(rate["reason"])}</span>'
+        return f'<span class="short">{markup.whole(rate["reason"])}</span>'
     return (
         f'<span class="figure">{percent(rate["value"])}</span>'
         f'<span class="interval">{percent(rate["low"])} to {percent(rate["high"])}</span>'
@@ -381,41 +356,3 @@ def _budget(budget: dict[str, Any]) -> str:
 
 def _name(facts: dict[str, Any]) -> str:
     return clean(facts["target"]["source"]["origin"])
-
-
-def _text(text: Any) -> str:
-    return escape(clean(text))
-
-
-def _whole(text: str) -> str:
-    """Text whose hyphened words stay on one line."""
-    return re.sub(r"(\w+-\w+)", r'<span class="whole">\1</span>', _text(text))
-
-
-def _shape(shape: list[int]) -> str:
-    return "×".join(map(str, shape))
-
-
-def _percent(rate: float | str | None) -> str:
-    return percent(rate) if isinstance(rate, float | int) else "unknown"
-
-
-def _number(value: float | str | None) -> str:
-    return f"{value:.4g}" if isinstance(value, float | int) else _text(value)
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
-
-
-def _p_value(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
-
-
-def _seconds(value: float) -> str:
-    return "< 0.01 s" if value < 0.005 else f"{value:.{2 if value < 1 else 1}f} s"
-
-
-def _bytes(count: int) -> str:
-    power = 0 if count < 1000 else min(3, (len(str(count)) - 1) // 3)
-    return f"{count / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB')[power]}"

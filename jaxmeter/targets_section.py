@@ -1,10 +1,10 @@
 """The page's section on reference models: the same attacks on these in turn."""
 
 from collections.abc import Callable
-from html import escape
 from typing import Any
 
-from jaxmeter.findings import clean, percent, rate_name
+from jaxmeter import markup
+from jaxmeter.findings import percent, rate_name
 
 CAPTION = (
     "Each reference model in turn was the target, and the same attack by the others had to tell "
@@ -37,21 +37,12 @@ def table(facts: dict[str, Any]) -> str:
             f"{auc['low']:.3f} to {auc['high']:.3f}",
             *(_spread(at, percent) for at in over["tpr_at_fpr"]),
         ]
-        body.append(
-            f'<tr><th scope="row">{escape(clean(attack["name"]))}<span class="interval">'
-            f"{over['targets']} models in turn</span></th>"
-            + "".join(
-                f'<td data-label="{escape(head)}">{cell}</td>'
-                for head, cell in zip(heads[1:], cells, strict=True)
-            )
-            + "</tr>"
+        name = (
+            f"{markup.text(attack['name'])}"
+            f'<span class="interval">{over["targets"]} models in turn</span>'
         )
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
-    return (
-        f'<div class="scroll"><table class="attacks">\n<thead><tr>{head}</tr></thead>\n<tbody>\n'
-        + "\n".join(body)
-        + "\n</tbody></table></div>"
-    )
+        body.append(("", name, cells))
+    return markup.table("attacks", heads, body)
 
 
 def _spread(summary: dict[str, Any], text: Callable[[float], str]) -> str:

@@ -150,8 +150,7 @@ def test_images_are_read_by_convolutions_that_loops_are_fast_in(shape):
     random = np.random.default_rng(0)
     image = random.normal(size=(12, *shape)).astype("f")
     signals = Signals({"conv": image}, {}, {}, np.ones(12, "f"), None)
-    model = InferenceModel()
-    attack = jm.inference_model(members=3)
+    model, attack = InferenceModel(widths=(6,)), jm.inference_model(members=2, widths=(6,))
     params = attack.init(jax.random.key(0), signals)
     # Away from the start, where the last layer is zero and nothing else has a gradient.
     trained = jax.tree.map(lambda leaf: leaf + 0.05, params["params"])

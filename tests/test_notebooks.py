@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
 from stores import small_study
@@ -128,6 +129,37 @@ def test_sweep_reads_the_store_that_it_is_given(
     assert aucs[1000, "learned"] > aucs[10, "blind baseline"]
     assert "roc.png" in found["drawn"]
     assert "stderr" not in kinds_in(notebook)
+
+
+PROBE_OF_ALEXNET = """
+import json
+print(json.dumps({
+    "white": report.rows[0].result.auc,
+    "held": [report.rows[0].result.n_members, report.rows[0].result.n_nonmembers],
+    "layers": len(model.layers),
+    "audit": [row.name for row in audit.rows],
+    "figures": sorted(path.name for path in plots.iterdir() if "label" not in path.name),
+}))
+"""
+
+
+def test_alexnet_runs_the_tutorial(kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    random = np.random.default_rng(0)
+    x, y = random.integers(0, 256, (400, 32, 32, 3), np.uint8), random.integers(0, 5, (400, 1))
+    np.savez(tmp_path / "c.npz", x_train=x[:300], y_train=y[:300], x_test=x[300:], y_test=y[300:])
+    small = {"MEMBERS": "200", "OTHERS": "200", "EPOCHS": "12", "WIDTH": "0.1", "KNOWN": "40"}
+    for name, value in {**small, "ATTACK_EPOCHS": "2", "CIFAR": "c.npz"}.items():
+        monkeypatch.setenv(f"JAXMETER_{name}", value)
+    notebook, found = executed("alexnet_cifar100", kernel, tmp_path, PROBE_OF_ALEXNET)
+    assert found["layers"] == 11 and found["held"] == [120, 120]
+    assert 0 < found["white"] <= 1
+    assert found["audit"][-3:] == ["black box", "white box", "blind baseline"]
+    assert found["figures"] == ["gradient_norm.png", "privacy_risk.png", "roc.png"]
+    kinds = kinds_in(notebook)
+    assert kinds.count("image/png") == 4
+    assert "stderr" not in kinds, "a cell warned"
+    assert (tmp_path / "logs" / "results" / "whitebox" / "report" / "report.html").exists()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from sklearn.datasets import load_digits
 
-from jaxmeter import figures, findings, folder, page, verdict
+from jaxmeter import figures, findings, folder, page, risk_figures, verdict
 from jaxmeter.catalogue import Epoch
 from jaxmeter.data import Records
 from jaxmeter.metrics import MetricWarning, evaluate
@@ -89,6 +89,10 @@ def make_report(kind="digits", n=449, strengths=None, seed=0, **changes):
         settings={"fractions": (0.4, 0.1, 0.5), "rate": np.float32(0.5), "top": float("inf")},
     )
     return Report(**(fields | changes))
+
+
+# No attack of this report reads gradient norms.
+DRAWN = [name for name in folder.FIGURES if name != "gradient_norms"]
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +221,7 @@ def test_results_are_strict_json_and_equal_the_results(report, saved):
 def test_saving_twice_gives_the_same_bytes(report, saved, tmp_path):
     again = report.save(tmp_path / "again")
     files = [path.relative_to(saved) for path in sorted(saved.rglob("*")) if path.is_file()]
-    assert len(files) == 3 + 2 * len(folder.FIGURES)
+    assert len(files) == 3 + 2 * len(DRAWN)
     for name in files:
         assert (saved / name).read_bytes() == (again / name).read_bytes(), name
 
@@ -435,10 +439,65 @@ def test_history_is_the_rows_history(report):
     assert aucs.lines[0].get_ydata().tolist() == [epoch.select_auc for epoch in history]
 
 
+def test_class_panels_count_every_record_of_the_best_attack(report):
+    top = findings.best(report).result
+    drawn = risk_figures.class_scores_figure(top.scores, report.held.y, report.held.is_member)
+    panels = [ax for ax in drawn.axes if ax.get_visible()]
+    assert len(panels) == 10
+    for label, ax in enumerate(panels):
+        mine = report.held.y == label
+        inside = report.held.is_member & mine
+        assert ax.get_title("left") == f"class {label} ({inside.sum()}+{(mine & ~inside).sum()})"
+        shares = [patch.get_data().values for patch in ax.patches]
+        assert [values.sum() for values in shares] == pytest.approx([1.0] * 4)
+        edges = ax.patches[0].get_data().edges
+        clipped = np.clip(top.scores[inside], edges[0], edges[-1])
+        np.testing.assert_allclose(shares[0], np.histogram(clipped, edges)[0] / inside.sum())
+
+
+def test_gradient_norms_by_label_are_geometric_means_with_intervals(tmp_path):
+    base = make_report(n=60)
+    is_member, y = base.held.is_member, base.held.y % 3
+    norms = np.exp(np.random.default_rng(0).normal(size=120) + 2.0 * y)
+    norms[0] = 0.0  # a record whose gradient vanished is counted, but has no logarithm
+    for of in (is_member, ~is_member):
+        for found in risk_figures.norms_by_label(norms, y, of):
+            mine = norms[(y == found.label) & of]
+            logs = np.log(mine[mine > 0])
+            error = 1.959964 * logs.std(ddof=1) / np.sqrt(logs.size)
+            assert found.n == mine.size
+            expected = np.exp([logs.mean(), logs.mean() - error, logs.mean() + error])
+            np.testing.assert_allclose(found[2:], expected)
+    result = evaluate(-norms, is_member)
+    row = Row(
+        name=findings.GRADIENT_NORM,
+        result=result,
+        budget=Budget(known_members=0, known_nonmembers=0, parameters=("w",)),
+        seconds=0.1,
+    )
+    held = Records(base.held.x, y, is_member)
+    saved = make_report(n=60, rows=(*base.rows, row), held=held).save(tmp_path / "r")
+    assert (saved / "figures" / "gradient_norms.png").exists()
+    assert "Gradient norms by label" in (saved / "report.html").read_text("utf-8")
+    lonely = risk_figures.norms_by_label(norms[:1], y[:1], np.ones(1, bool))[0]
+    assert lonely.n == 1 and np.isnan(lonely.mean)
+
+
+def test_several_runs_are_compared_by_their_own_figures(report):
+    runs = [
+        risk_figures.Run(f"run {i}", row.result, (1.0, 0.8)) for i, row in enumerate(report.rows)
+    ]
+    (ax,) = risk_figures.comparison_figure(runs).axes
+    aucs, accuracies, inside, _ = (line.get_xdata() for line in ax.lines[:4])
+    assert aucs.tolist() == [run.result.auc for run in runs]
+    assert accuracies.tolist() == [run.result.accuracy for run in runs]
+    assert inside.tolist() == [1.0] * len(runs)
+
+
 def test_pictures_are_written_and_not_blank(saved):
     from matplotlib.image import imread
 
-    for name in folder.FIGURES:
+    for name in DRAWN:
         pixels = imread(saved / "figures" / f"{name}.png")
         assert pixels.shape[1] > 800 and pixels[..., :3].std() > 0.05
     html = (saved / "report.html").read_text("utf-8")

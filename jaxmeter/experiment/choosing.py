@@ -122,7 +122,7 @@ def _variants(hint: Any) -> dict[str, Any]:
 
     >>> from jaxmeter.experiment.configs import AnyTarget
     >>> list(_variants(AnyTarget))
-    ['target-file', 'mlp', 'cnn']
+    ['target-file', 'mlp', 'cnn', 'alex-net']
     """
     members = typing.get_args(hint) if _is_union(hint) else ()
     kinds: list[Any] = [m for m in members if dataclasses.is_dataclass(m) or m is type(None)]

@@ -22,7 +22,7 @@ from jaxmeter.experiment.finished import DamagedRun, Finished, StoreWarning, Unf
 from jaxmeter.experiment.reopening import report
 from jaxmeter.experiment.tables import Comparison, cell_text, value_text
 from jaxmeter.findings import clean, plural
-from jaxmeter.page import CSS, figure
+from jaxmeter.markup import CSS, figure
 
 _HERE = Path(__file__).parent
 _CSS = CSS + (_HERE / "study.css").read_text("utf-8")
