@@ -13,8 +13,8 @@ the published numbers.
 Images come from `keras.datasets.cifar100`, from cifar100.npz in the folder that JAXMETER_DATA
 names, or from `--data.path FILE`.
 
-Cost: 8 to 11 minutes a seed on two CPU cores that did other work as well, 8 of them for the reference
-models.
+Cost: 8 to 11 minutes a seed on two CPU cores that did other work as well, 8 of them for the
+reference models.
 
 | attack | AUC | TPR at 1% FPR (%) | TPR at 0.1% FPR (%) | balanced accuracy (%) |
 | --- | ---: | ---: | ---: | ---: |
