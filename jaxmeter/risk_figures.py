@@ -104,7 +104,8 @@ def norms_by_label(norms: NDArray, y: NDArray, of: NDArray) -> list[Norms]:
     Norms of one class spread over orders of magnitude, so that an arithmetic mean is that of the
     few largest.
 
-    >>> norms_by_label(np.array([1.0, 100.0, 5.0]), np.array([0, 0, 1]), np.ones(3, bool))[0].mean
+    >>> norms = norms_by_label(np.array([1.0, 100.0, 5.0]), np.array([0, 0, 1]), np.ones(3, bool))
+    >>> round(norms[0].mean, 6)
     10.0
     """
     found = []

@@ -68,6 +68,7 @@ def on_ray(study: Path, *arguments: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.study
 def test_lost_workers_cost_their_runs_and_nothing_else(tmp_path, monkeypatch):
     study = study_in(tmp_path)
     ended = on_ray(study, "--ray-retries", "1")

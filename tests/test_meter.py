@@ -685,6 +685,7 @@ def tutorial(folder: Path, monkeypatch: pytest.MonkeyPatch, **options):
     return tutorial_alexnet.attack(**options)
 
 
+@pytest.mark.study
 def test_the_published_tutorial_runs_but_for_its_imports(tmp_path, monkeypatch):
     (whitebox,) = tutorial(tmp_path, monkeypatch, epochs=2, configurations=1)
     assert len(whitebox.known.y) == 40 and whitebox.test.is_member.sum() == 180

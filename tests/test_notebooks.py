@@ -93,6 +93,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.study
 def test_sweep_makes_a_store_and_compares_its_runs(
     kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -143,6 +144,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.study
 def test_alexnet_runs_the_tutorial(kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
     random = np.random.default_rng(0)

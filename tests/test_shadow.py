@@ -281,6 +281,7 @@ IMAGE_RECIPE = shadow.RecipeConfig(
 ).recipe()
 
 
+@pytest.mark.study
 def test_convolutions_with_batchnorm_and_dropout_are_the_same_whatever_the_chunk():
     found = [
         shadow.train(KEY, image_net(), *IMAGES, IMAGE_ROWS, IMAGE_RECIPE, chunk=chunk)
@@ -318,6 +319,7 @@ def started(code: str, *args: object, **environment: str) -> subprocess.Popen:
     )
 
 
+@pytest.mark.study
 def test_eight_devices_give_the_bits_of_one():
     flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
     process = started(DEVICES, XLA_FLAGS=flags)
@@ -477,6 +479,7 @@ def test_keras_constraints_hold():
     assert (found.params["out/kernel"] >= 0).all() and (found.params["out/kernel"] == 0).any()
 
 
+@pytest.mark.study
 def test_flax_modules_with_batchnorm_and_dropout():
     class Net(nn.Module):
         @nn.compact

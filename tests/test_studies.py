@@ -228,7 +228,8 @@ def cifar_fixture(tmp_path: Path) -> Path:
     return tmp_path / "cifar100.npz"
 
 
-@pytest.mark.parametrize("epochs", ["0", pytest.param("1", marks=pytest.mark.study)])
+@pytest.mark.study
+@pytest.mark.parametrize("epochs", ["0", "1"])
 def test_alexnet_on_records_of_the_form_of_cifar100(
     epochs: str, tmp_path: Path, study: Any, cifar: Path
 ):
@@ -381,6 +382,7 @@ def test_a_download_that_fails_leaves_nothing_and_says_what_to_do(tmp_path: Path
 @pytest.mark.parametrize(("name", "member", "quote"), [
     ("fcn_location30", "bangkok", '"'), ("fcn_purchase100", "dataset_purchase", "")
 ])  # fmt: skip
+@pytest.mark.study
 def test_networks_on_records_from_an_archive(
     name: str, member: str, quote: str, tmp_path: Path, study: Any, server: Server, capsys
 ):

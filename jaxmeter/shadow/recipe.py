@@ -107,7 +107,7 @@ class RecipeConfig:
     Attributes:
       optimizer: "sgd" is with Nesterov-free momentum.
       learning_rate: at the start, or at the height of it where there is a warm-up.
-      schedule: "cosine" ends at zero; "lira" is that of Carlini et al. (2022, arXiv:2112.03562),
+      schedule: "cosine" ends at zero; "lira" is that of Carlini et al. (2022, arXiv:2112.03570),
         `cos(7 pi t / 16)`.
       warmup: share of the training in which the rate rises from zero.
       momentum: of "sgd".
