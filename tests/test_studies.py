@@ -145,6 +145,7 @@ def test_a_wrong_command_in_a_page_would_be_noticed(study: Any, capsys):
 # --- The studies run -----------------------------------------------------------------------------
 
 
+@pytest.mark.study
 def test_sizes_of_the_training_set_from_a_shell(tmp_path: Path):
     path, store = REPOSITORY / "experiments/digits_training_size.py", tmp_path / "a store"
     fits = [f"--attacks.{i}.config.{field}" for i in (3, 4, 5) for field in ("epochs", "members")]
@@ -512,6 +513,7 @@ class Heard(Exception):
     """Raised in place of an audit, when it is known what it was asked."""
 
 
+@pytest.mark.study
 def test_the_demos_study_has_the_demos_numbers(
     tmp_path: Path, study: Any, monkeypatch: pytest.MonkeyPatch
 ):
