@@ -14,6 +14,11 @@ from jaxmeter.calibrated import (
     Rmia,
     RmiaOffline,
 )
+from jaxmeter.calibrated_inference import (
+    CalibratedInference,
+    CalibratedInferenceOffline,
+    CalibratedInferenceSupervised,
+)
 from jaxmeter.catalogue import (
     TRAINING_FREE,
     WITH_REFERENCES,
@@ -46,6 +51,9 @@ __all__ = [
     "AttackResult",
     "Bavaria",
     "Blind",
+    "CalibratedInference",
+    "CalibratedInferenceOffline",
+    "CalibratedInferenceSupervised",
     "ClassWise",
     "Confidence",
     "DifficultyCalibration",

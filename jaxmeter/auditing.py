@@ -182,7 +182,6 @@ def _audit(
                 truth=truth,
                 seconds=seconds,
                 models=len(seen.was_member) if seen and needs else 0,
-                spread=attack.spread(*parts) if isinstance(attack, Calibrated) else None,
             )
         )
     if progress:

@@ -48,7 +48,6 @@ def statistic(name: Statistic, signals: Signals, y: NDArray) -> NDArray:
 class Calibrated:
     """What attacks with reference models have in common; not itself an attack."""
 
-    statistic: Statistic = "log odds"
     name: str = ""
     title: ClassVar[str]
     fits: ClassVar[bool] = False
@@ -57,6 +56,17 @@ class Calibrated:
     def __post_init__(self) -> None:  # noqa: D105
         if not self.name:
             object.__setattr__(self, "name", self._named())
+
+    def _named(self) -> str:
+        return self.title
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfOneStatistic(Calibrated):
+    """A score of `jaxmeter.reference` that reads one number a record; not itself an attack."""
+
+    statistic: Statistic = "log odds"
+    function: ClassVar[Any]  # of jaxmeter.reference
 
     def _named(self) -> str:
         default = type(self).__dataclass_fields__["statistic"].default
@@ -68,9 +78,9 @@ class Calibrated:
             return SignalSpec(outputs=(), loss=False, label=False, gradient_norm=True)
         return SignalSpec(loss=False, label=False)
 
-    def score(self, parts: "Statistics") -> Callable[..., NDArray]:
-        """The function of `jaxmeter.reference`, with this attack's settings."""
-        raise NotImplementedError
+    def options(self, parts: "Statistics") -> dict[str, Any]:
+        """Settings of this attack's function."""
+        return {}
 
     def run(self, key: jax.Array, fit: Part, select: Part, held: Part) -> Found:
         """Scores of the select and the held-out part.
@@ -79,46 +89,89 @@ class Calibrated:
         the target's membership is used.
         """
         given = Statistics(self.statistic, fit, select, held)
-        given.check_alike(self.statistic)
+        warn_if_unlike(self.statistic, given.observed, given.references)
+        score = partial(type(self).function, **self.options(given))
         options: dict[str, Any] = {}
         if self.needs_population:
             options["population"] = given.population()
-        scores = self.score(given)(given.observed, given.references, given.was_member, **options)
-        return Found(scores[: len(select.records.y)], scores[len(select.records.y) :])
+        scores = score(given.observed, given.references, given.was_member, **options)
+        cut = len(select.records.y)
+        return Found(scores[:cut], scores[cut:], spread=self._spread(score, given))
 
-    def spread(self, fit: Part, select: Part, held: Part) -> Spread | None:
-        """The same attack on reference models in turn, by the others; None if that is impossible.
-
-        It is impossible where no model saw any of the records, or there are fewer than six models.
-        """
-        given = Statistics(self.statistic, fit, select, held)
-        members = given.was_member.sum(axis=1)
-        k, n = given.was_member.shape
-        able = np.flatnonzero((members >= 2) & (members <= n - 2))
-        if k < _FEWEST or not able.size:
+    def _spread(self, score: Callable[..., NDArray], given: "Statistics") -> Spread | None:
+        """The same attack on reference models in turn, by the others."""
+        targets = attackable(given.was_member)
+        if targets is None:
             return None
-        some = np.unique(np.linspace(0, able.size - 1, min(_TARGETS, able.size)).astype(int))
-        targets = able[some]
         with warnings.catch_warnings():
             # What is missing is said of the target; here it would be said k times.
             warnings.simplefilter("ignore", reference.ReferenceWarning)
             scores = reference.leave_out(
-                self.score(given),
+                score,
                 given.references,
                 given.was_member,
                 population=given.everybody() if self.needs_population else None,
                 targets=targets.tolist(),
             )
-            warnings.simplefilter("ignore", MetricWarning)
-            results = [
-                AttackResult(scores=row, is_member=given.was_member[target])
-                for row, target in zip(scores, targets, strict=True)
-            ]
-            tpr = [
-                [r.tpr_at(fpr) if fpr >= r.resolvable_fpr else np.nan for fpr in FPRS]
-                for r in results
-            ]
-        return Spread(np.array([result.auc for result in results]), np.array(tpr))
+        return spread_of(scores, given.was_member[targets])
+
+
+def attackable(was_member: NDArray) -> NDArray | None:
+    """Reference models that can be attacked by the others, at most `_TARGETS` of them.
+
+    None where no model saw any of the records, or there are fewer than six models.
+    """
+    k, n = was_member.shape
+    members = was_member.sum(axis=1)
+    able = np.flatnonzero((members >= 2) & (members <= n - 2))
+    if k < _FEWEST or not able.size:
+        return None
+    return able[np.unique(np.linspace(0, able.size - 1, min(_TARGETS, able.size)).astype(int))]
+
+
+def spread_of(scores: NDArray, was_member: NDArray) -> Spread:
+    """What scores `[t, n]` of t models give away of what they were trained on, `[t, n]`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MetricWarning)
+        results = [
+            AttackResult(scores=row, is_member=seen)
+            for row, seen in zip(scores, was_member, strict=True)
+        ]
+        tpr = [
+            [r.tpr_at(fpr) if fpr >= r.resolvable_fpr else np.nan for fpr in FPRS] for r in results
+        ]
+    return Spread(np.array([result.auc for result in results]), np.array(tpr))
+
+
+def warn_if_unlike(name: str, observed: NDArray, references: NDArray) -> None:
+    """Warns of a target that says far more, or less, than any reference model does on average.
+
+    `observed` is `[n]`, `references` `[k, n]`. Half of the records are members of each of the
+    models as of the target, so their averages differ as two trainings do, unless these were
+    different trainings.
+    """
+    means = references.mean(axis=1)
+    own, low, high = float(observed.mean()), float(means.min()), float(means.max())
+    room = max(high - low, 3 * float(means.std()))
+    if not low - room <= own <= high + room:
+        warnings.warn(
+            f"the target is unlike its reference models: its {name} is {own:.3g} on average, "
+            f"theirs from {low:.3g} to {high:.3g}. It was trained differently (longer, at "
+            "another rate, on more or fewer records), so the attacks that compare it with them "
+            "say too little or the wrong thing; bring their recipe closer to its training.",
+            reference.ReferenceWarning,
+            stacklevel=3,
+        )
+
+
+def seen_by_references(part: Part) -> SeenBy:
+    """The part's records as reference models see them; ValueError if there are no such models."""
+    if not isinstance(part.references, SeenBy):
+        raise ValueError(
+            "this attack compares the target with reference models, and there are none: pass "
+            "references=jaxmeter.Shadows(...) to train some, or jaxmeter.References(...)."
+        )
+    return part.references
 
 
 class Statistics:
@@ -126,42 +179,17 @@ class Statistics:
 
     def __init__(self, name: Statistic, fit: Part, select: Part, held: Part) -> None:
         """Of the select and held-out part together; the fit part is kept apart."""
-        if fit.references is None or select.references is None or held.references is None:
-            raise ValueError(
-                "this attack compares the target with reference models, and there are none: pass "
-                "references=jaxmeter.Shadows(...) to train some, or jaxmeter.References(...)."
-            )
+        seen = [seen_by_references(part) for part in (fit, select, held)]
 
-        def of(part: Part) -> tuple[NDArray, NDArray]:
-            y, seen = part.records.y, part.references
-            assert isinstance(seen, SeenBy)
-            return statistic(name, part.signals, y), statistic(name, seen.signals, y)
+        def of(part: Part, models: SeenBy) -> tuple[NDArray, NDArray]:
+            y = part.records.y
+            return statistic(name, part.signals, y), statistic(name, models.signals, y)
 
-        (self._fit, self._fit_references), *others = map(of, (fit, select, held))
-        self._seen, self._is_member = fit.references.was_member, fit.records.is_member
+        (self._fit, self._fit_references), *others = map(of, (fit, select, held), seen)
+        self._seen, self._is_member = seen[0].was_member, fit.records.is_member
         self.observed: NDArray = np.concatenate([mine for mine, _ in others])
         self.references: NDArray = np.concatenate([theirs for _, theirs in others], axis=1)
-        both = [select.references.was_member, held.references.was_member]
-        self.was_member: NDArray = np.concatenate(both, axis=1)
-
-    def check_alike(self, name: str) -> None:
-        """Warns of a target that says far more, or less, than any reference model does on average.
-
-        Half of the records are members of each of them as of the target, so their averages differ
-        as two trainings do, unless these were different trainings.
-        """
-        means = self.references.mean(axis=1)
-        own, low, high = float(self.observed.mean()), float(means.min()), float(means.max())
-        room = max(high - low, 3 * float(means.std()))
-        if not low - room <= own <= high + room:
-            warnings.warn(
-                f"the target is unlike its reference models: its {name} is {own:.3g} on average, "
-                f"theirs from {low:.3g} to {high:.3g}. It was trained differently (longer, at "
-                "another rate, on more or fewer records), so the attacks that compare it with them "
-                "say too little or the wrong thing; bring their recipe closer to its training.",
-                reference.ReferenceWarning,
-                stacklevel=2,
-            )
+        self.was_member: NDArray = np.concatenate([one.was_member for one in seen[1:]], axis=1)
 
     def population(self) -> reference.Population:
         """The non-members of the fit part."""
@@ -176,7 +204,7 @@ class Statistics:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lira(Calibrated):
+class Lira(OfOneStatistic):
     """The likelihood-ratio attack, online; see `reference.lira`.
 
     Attributes:
@@ -187,13 +215,14 @@ class Lira(Calibrated):
 
     variance: Literal["shared", "own"] = "shared"
     title: ClassVar[str] = "LiRA"
+    function: ClassVar[Any] = staticmethod(reference.lira)
 
     def _named(self) -> str:
         return super()._named() + (", own variance" if self.variance == "own" else "")
 
-    def score(self, parts: Statistics) -> Callable[..., NDArray]:
-        """`reference.lira`."""
-        return partial(reference.lira, variance=self.variance)
+    def options(self, parts: Statistics) -> dict[str, Any]:
+        """Of `reference.lira`."""
+        return {"variance": self.variance}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,26 +230,20 @@ class LiraOffline(Lira):
     """The likelihood-ratio attack from models that did not see the record; `lira_offline`."""
 
     title: ClassVar[str] = "LiRA offline"
-
-    def score(self, parts: Statistics) -> Callable[..., NDArray]:
-        """`reference.lira_offline`."""
-        return partial(reference.lira_offline, variance=self.variance)
+    function: ClassVar[Any] = staticmethod(reference.lira_offline)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogRatio(Calibrated):
+class LogRatio(OfOneStatistic):
     """The log-ratio of BASE and InfoRMIA, online; see `reference.log_ratio`."""
 
     statistic: Statistic = "log probability"
     title: ClassVar[str] = "log-ratio"
-
-    def score(self, parts: Statistics) -> Callable[..., NDArray]:
-        """`reference.log_ratio`."""
-        return reference.log_ratio
+    function: ClassVar[Any] = staticmethod(reference.log_ratio)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogRatioOffline(Calibrated):
+class LogRatioOffline(OfOneStatistic):
     """The log-ratio from models that did not see the record; see `reference.log_ratio_offline`.
 
     Attributes:
@@ -232,17 +255,17 @@ class LogRatioOffline(Calibrated):
     statistic: Statistic = "log probability"
     a: float | None = None
     title: ClassVar[str] = "log-ratio offline"
+    function: ClassVar[Any] = staticmethod(reference.log_ratio_offline)
 
-    def score(self, parts: Statistics) -> Callable[..., NDArray]:
-        """`reference.log_ratio_offline`."""
-        a = self.a
-        if a is None:
-            a = reference.choose_a(parts.references, parts.was_member)
-        return partial(reference.log_ratio_offline, a=a)
+    def options(self, parts: Statistics) -> dict[str, Any]:
+        """Of `reference.log_ratio_offline`."""
+        if self.a is not None:
+            return {"a": self.a}
+        return {"a": reference.choose_a(parts.references, parts.was_member)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rmia(Calibrated):
+class Rmia(OfOneStatistic):
     """RMIA, online; see `reference.rmia`. Its population is the fit part's non-members.
 
     Attributes:
@@ -255,10 +278,11 @@ class Rmia(Calibrated):
     gamma: float = 2.0
     title: ClassVar[str] = "RMIA"
     needs_population: ClassVar[bool] = True
+    function: ClassVar[Any] = staticmethod(reference.rmia)
 
-    def score(self, parts: Statistics) -> Callable[..., NDArray]:
-        """`reference.rmia`."""
-        return partial(reference.rmia, gamma=self.gamma)
+    def options(self, parts: Statistics) -> dict[str, Any]:
+        """Of `reference.rmia`."""
+        return {"gamma": self.gamma}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,9 +299,10 @@ class RmiaOffline(Rmia):
 
     a: float | None = None
     title: ClassVar[str] = "RMIA offline"
+    function: ClassVar[Any] = staticmethod(reference.rmia_offline)
 
-    def score(self, parts: Statistics) -> Callable[..., NDArray]:
-        """`reference.rmia_offline`."""
+    def options(self, parts: Statistics) -> dict[str, Any]:
+        """Of `reference.rmia_offline`."""
         a = self.a
         if a is None:
             a = reference.choose_a(
@@ -286,34 +311,28 @@ class RmiaOffline(Rmia):
                 population=parts.everybody(),
                 gamma=self.gamma,
             )
-        return partial(reference.rmia_offline, gamma=self.gamma, a=a)
+        return {**super().options(parts), "a": a}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bavaria(Calibrated):
+class Bavaria(OfOneStatistic):
     """The normal-inverse-gamma predictive ratio, online; see `reference.bavaria`."""
 
     title: ClassVar[str] = "BaVarIA"
-
-    def score(self, parts: Statistics) -> Callable[..., NDArray]:
-        """`reference.bavaria`."""
-        return reference.bavaria
+    function: ClassVar[Any] = staticmethod(reference.bavaria)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttackR(Calibrated):
+class AttackR(OfOneStatistic):
     """The share of models that did not see the record and say less; see `reference.attack_r`."""
 
     statistic: Statistic = "log probability"
     title: ClassVar[str] = "attack R"
-
-    def score(self, parts: Statistics) -> Callable[..., NDArray]:
-        """`reference.attack_r`."""
-        return reference.attack_r
+    function: ClassVar[Any] = staticmethod(reference.attack_r)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DifficultyCalibration(Calibrated):
+class DifficultyCalibration(OfOneStatistic):
     """The statistic minus its mean over models that did not see the record (Watson et al. 2022).
 
     See `reference.difficulty_calibration`.
@@ -321,7 +340,4 @@ class DifficultyCalibration(Calibrated):
 
     statistic: Statistic = "log probability"
     title: ClassVar[str] = "difficulty calibration"
-
-    def score(self, parts: Statistics) -> Callable[..., NDArray]:
-        """`reference.difficulty_calibration`."""
-        return reference.difficulty_calibration
+    function: ClassVar[Any] = staticmethod(reference.difficulty_calibration)

@@ -22,8 +22,14 @@ from jaxmeter.calibrated import (
     LiraOffline,
     LogRatio,
     LogRatioOffline,
+    OfOneStatistic,
     Rmia,
     RmiaOffline,
+)
+from jaxmeter.calibrated_inference import (
+    CalibratedInference,
+    CalibratedInferenceOffline,
+    CalibratedInferenceSupervised,
 )
 from jaxmeter.parts import Epoch, Found, Part
 from jaxmeter.signals import ResolvedSpec, SignalSpec, white_box
@@ -228,7 +234,7 @@ class Learned:
 
 
 TRAINING_FREE = (NegativeLoss(), Confidence(), ModifiedEntropy(), GradientNorm())
-WITH_REFERENCES = (Lira(), LogRatio(), Rmia(), Bavaria(), LiraOffline())
+WITH_REFERENCES = (Lira(), LogRatio(), Rmia(), Bavaria(), LiraOffline(), CalibratedInference())
 
 AnyAttack = (
     NegativeLoss
@@ -249,6 +255,9 @@ AnyAttack = (
     | Bavaria
     | AttackR
     | DifficultyCalibration
+    | CalibratedInference
+    | CalibratedInferenceOffline
+    | CalibratedInferenceSupervised
 )
 
 
@@ -292,9 +301,11 @@ def read_by(attack: AnyAttack, target: Target) -> ResolvedSpec | None:
     return None if spec is None else spec.resolved(target)
 
 
-def calibrated(attacks: Sequence[AnyAttack]) -> list[Calibrated]:
+def calibrated(attacks: Sequence[AnyAttack]) -> list[OfOneStatistic | CalibratedInference]:
     """Those of the attacks that need reference models."""
-    return [attack for attack in attacks if isinstance(attack, Calibrated)]
+    return [
+        attack for attack in attacks if isinstance(attack, OfOneStatistic | CalibratedInference)
+    ]
 
 
 def union(reads: Sequence[ResolvedSpec | None], target: Target) -> ResolvedSpec:

@@ -282,22 +282,28 @@ def _input_gradients(target: Target, x: Array, y: Array) -> Array:
 def _projections(
     target: Target, x: Array, y: Array, seed: ArrayLike, dimensions: int, names: tuple[str, ...]
 ) -> Array:
-    key = jax.random.key(seed)
-
     def one(x: Array, y: Array) -> Array:
         terms = of_loss(target, x.astype(target.spec.input_dtype), y, names)[2]
-        parts = [
-            _projected(
-                jax.random.fold_in(key, zlib.crc32(name.encode())),
-                terms[name],
-                target.params[name].shape,
-                dimensions,
-            )
-            for name in names
-        ]
-        return sum(parts, jnp.zeros(dimensions)) / math.sqrt(dimensions)
+        return projected(target, terms, seed=seed, dimensions=dimensions)
 
     return by_chunks(one, x, y)
+
+
+def projected(
+    target: Target, terms: Mapping[str, Term], *, seed: ArrayLike, dimensions: int
+) -> Array:
+    """`projections` of one record, `[dimensions]`, from its gradients by variable."""
+    key = jax.random.key(seed)
+    parts = [
+        _projected(
+            jax.random.fold_in(key, zlib.crc32(name.encode())),
+            term,
+            target.params[name].shape,
+            dimensions,
+        )
+        for name, term in terms.items()
+    ]
+    return sum(parts, jnp.zeros(dimensions)) / math.sqrt(dimensions)
 
 
 def _projected(key: Array, term: Term, shape: tuple[int, ...], dimensions: int) -> Array:

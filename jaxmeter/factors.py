@@ -220,6 +220,24 @@ def matrix_factors(term: Term) -> tuple[Array, Array] | None:
     return (a, delta) if term.restore is as_it_is else (delta, a)
 
 
+def row_factors(term: Term) -> tuple[Array, Array] | None:
+    """`A` `[B, T, d_in]`, `D` `[B, T, d_out]` with `A[b]^T D[b]` the gradient, if it has such."""
+    if isinstance(term, Outer):
+        return term.a[None, None], term.delta[None, None]
+    return term.factors() if isinstance(term, Products) else None
+
+
+def as_matrices(term: Term, value: Array) -> Array:
+    """A value of the variable's shape as `[B, d_in, d_out]`, in the order of `row_factors`."""
+    if isinstance(term, Outer):
+        return (value.T if isinstance(term, TransposedOuter) else value)[None]
+    assert isinstance(term, Products), "others have no rows"
+    a, delta = jax.eval_shape(term.factors)
+    shape = jax.ShapeDtypeStruct((a.shape[0], a.shape[2], delta.shape[2]), value.dtype)
+    (matrices,) = jax.linear_transpose(term.restore, shape)(value)
+    return matrices
+
+
 def as_it_is(gradient: Array) -> Array:
     """`[1, d_in, d_out]` to `[d_in, d_out]`."""
     return gradient[0]

@@ -217,6 +217,8 @@ def _described(
     if signals.gradient_norms:
         logs = _log(jnp.stack([jnp.asarray(g) for g in signals.gradient_norms.values()], axis=1))
         narrow += [logs, logs[:, :-1] - logs[:, 1:]]  # ratios of layers carry much of the signal
+    if signals.scalars:
+        narrow.append(jnp.stack([jnp.asarray(v) for v in signals.scalars.values()], axis=1))
     if not narrow and label is not None:
         wide.append(jnp.asarray(label, jnp.float32))
     n = len(jax.tree.leaves(signals)[0])

@@ -12,7 +12,6 @@ from jaxmeter.target import LOGITS, TargetSpec, layer_of, resolve_variables
 if TYPE_CHECKING:  # Only for annotations: measuring does not depend on how attacks work.
     from jaxmeter.catalogue import AnyAttack, Found
     from jaxmeter.signals import ResolvedSpec
-    from jaxmeter.spread import Spread
 
 
 def measured(
@@ -24,7 +23,6 @@ def measured(
     truth: Sequence[NDArray],
     seconds: float,
     models: int = 0,
-    spread: "Spread | None" = None,
 ) -> Row:
     """An attack's row: every figure on the held-out part, the threshold from the select part.
 
@@ -50,7 +48,7 @@ def measured(
         seconds=seconds,
         history=found.history,
         best_epoch=found.best_epoch,
-        spread=spread,
+        spread=found.spread,
     )
 
 
@@ -79,6 +77,7 @@ def _reads(spec: "ResolvedSpec | None") -> tuple[str, ...]:
         *spec.outputs,
         *([f"gradients of {_listed(layers)}"] if layers else []),
         *([f"gradient norms of {_listed(spec.norms)}"] if spec.norms else []),
+        *spec.scalars,
         *(["loss"] if spec.loss else []),
         *(["label"] if spec.label else []),
     )
@@ -87,7 +86,8 @@ def _reads(spec: "ResolvedSpec | None") -> tuple[str, ...]:
 def _parameters(target: TargetSpec, spec: "ResolvedSpec") -> tuple[str, ...]:
     """The variables whose values the attack needs."""
     normed = resolve_variables(target, spec.norms)
-    return tuple(dict.fromkeys((*spec.gradients, *normed)))
+    named = target.variables if spec.scalars else ()  # any of them reads gradients or inner outputs
+    return tuple(dict.fromkeys((*spec.gradients, *normed, *named)))
 
 
 def _inner(target: TargetSpec, spec: "ResolvedSpec") -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from jaxmeter.data import Records
 from jaxmeter.signals import Signals
+from jaxmeter.spread import Spread
 
 
 class SeenBy(NamedTuple):
@@ -44,9 +45,13 @@ class Epoch(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What an attack says: scores of the select and of the held-out part, higher = member."""
+    """What an attack says: scores of the select and of the held-out part, higher = member.
+
+    `spread` is the same attack on reference models in turn, where it has some to be attacked.
+    """
 
     select: NDArray
     held: NDArray
     history: tuple[Epoch, ...] = ()
     best_epoch: int | None = None
+    spread: Spread | None = None

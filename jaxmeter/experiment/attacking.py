@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxmeter.calibrated import Calibrated
 from jaxmeter.catalogue import AnyAttack, Epoch, Found, Part, found_by
 from jaxmeter.data import Records
 from jaxmeter.experiment.notes import noted
@@ -30,13 +29,11 @@ class Came(NamedTuple):
     Attributes:
       found: scores.
       models: reference models that it had; 0 if it needs none.
-      spread: the same attack on these in turn; None if it needs none, or that was impossible.
       notes: warnings.
     """
 
     found: Found
     models: int
-    spread: Spread | None
     notes: list[str]
 
 
@@ -54,11 +51,9 @@ def attack(
     given = [
         Part(part.records, signals.rows(part.rows), seen and seen.rows(part.rows)) for part in parts
     ]
-    spread = None
     with noted() as notes:
         result = found_by(jax.random.key(seed), config, spec, *given)
-        if isinstance(config, Calibrated):
-            spread = config.spread(*given)
+    spread = result.spread
     for name, scores in (("select", result.select), ("held", result.held)):
         bad = int((~np.isfinite(scores)).sum())
         if bad:
@@ -86,10 +81,10 @@ def came(folder: Path) -> Came:
     with np.load(folder / "found.npz", allow_pickle=False) as arrays:
         history = tuple(Epoch(int(e), *map(float, rest)) for e, *rest in arrays["history"])
         best = arrays["best_epoch"]
-        result = Found(
-            arrays["select"], arrays["held"], history, int(best[0]) if best.size else None
-        )
-        models, spread = int(arrays["models"]), None
+        spread = None
         if "auc_in_turn" in arrays:
             spread = Spread(arrays["auc_in_turn"], arrays["tpr_in_turn"])
-    return Came(result, models, spread, json.loads((folder / "notes.json").read_bytes()))
+        epoch = int(best[0]) if best.size else None
+        result = Found(arrays["select"], arrays["held"], history, epoch, spread)
+        models = int(arrays["models"])
+    return Came(result, models, json.loads((folder / "notes.json").read_bytes()))

@@ -69,6 +69,12 @@ def read_files(folder: Path, files: Mapping[str, str], spec: ResolvedSpec | None
     if spec is None:
         return {}
     manifest = json.loads((folder / FOLDER / "signals.json").read_bytes())
+
+    def is_read(path: list[str]) -> bool:
+        if path[0] == "scalars":
+            return any(path[1] == kind or path[1].startswith(f"{kind} ") for kind in spec.scalars)
+        return tuple(path[:2]) in wanted
+
     wanted = {
         *(("outputs", name) for name in spec.outputs),
         *(("gradients", name) for name in spec.gradients),
@@ -79,5 +85,5 @@ def read_files(folder: Path, files: Mapping[str, str], spec: ResolvedSpec | None
     return {
         "/".join(array["path"]): files[f"{FOLDER}/{array['file']}"]
         for array in manifest["arrays"]
-        if tuple(array["path"][:2]) in wanted
+        if is_read(array["path"])
     }

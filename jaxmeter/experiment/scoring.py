@@ -47,7 +47,6 @@ def score(
                 truth=truth,
                 seconds=0.0,
                 models=came.models,
-                spread=came.spread,
             )
             for attack, spec, came in attacks
         ]

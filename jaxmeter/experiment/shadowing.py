@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from jaxmeter import shadow
-from jaxmeter.calibrated import Calibrated
+from jaxmeter.calibrated import OfOneStatistic
+from jaxmeter.calibrated_inference import CalibratedInference
 from jaxmeter.data import Records
 from jaxmeter.experiment.extracting import FOLDER, check_finite, loaded
 from jaxmeter.experiment.notes import noted
@@ -35,7 +36,9 @@ class Plan(NamedTuple):
     asked: tuple[SignalSpec, ...]
 
 
-def asked(attacks: Sequence[Calibrated], target: Target) -> tuple[SignalSpec, ...]:
+def asked(
+    attacks: Sequence[OfOneStatistic | CalibratedInference], target: Target
+) -> tuple[SignalSpec, ...]:
     """What attacks read of the models, each once, in an order that is not the attacks'."""
     return tuple(sorted({attack.reads(target) for attack in attacks}, key=repr))
 
@@ -97,6 +100,7 @@ def read_files(folder: Path, files: Mapping[str, str], spec: SignalSpec) -> dict
     """Hashes of what an attack reads: arrays by their path in `Signals`, and the membership."""
     manifest = json.loads((folder / FOLDER / "signals.json").read_bytes())
     kinds = {"outputs": bool(spec.outputs), "gradient_norms": bool(spec.gradient_norm)}
+    kinds["scalars"] = bool(spec.scalars)
     read = {
         "/".join(array["path"]): files[f"{FOLDER}/{array['file']}"]
         for array in manifest["arrays"]

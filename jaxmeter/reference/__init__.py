@@ -8,8 +8,16 @@ its paper.
 """
 
 from jaxmeter.reference.bavaria import bavaria, bavaria_offline
+from jaxmeter.reference.calibration import (
+    OFFLINE,
+    ONLINE,
+    calibrate,
+    calibrate_left_out,
+    count_leak,
+)
 from jaxmeter.reference.cells import ReferenceWarning
 from jaxmeter.reference.gaussian import lira, lira_joint, lira_offline, lira_offline_two_sided
+from jaxmeter.reference.inferring import Calibrated, calibrated_inference, learn, supervised
 from jaxmeter.reference.learned import quantile_gaussian, quantile_pinball, shokri, trajectory
 from jaxmeter.reference.leaving import choose_a, leave_out
 from jaxmeter.reference.networks import NetworkConfig
@@ -25,6 +33,9 @@ from jaxmeter.reference.ratios import (
 )
 
 __all__ = [
+    "OFFLINE",
+    "ONLINE",
+    "Calibrated",
     "NetworkConfig",
     "Population",
     "ReferenceWarning",
@@ -32,9 +43,14 @@ __all__ = [
     "base_offline",
     "bavaria",
     "bavaria_offline",
+    "calibrate",
+    "calibrate_left_out",
+    "calibrated_inference",
     "choose_a",
     "complementary_pairs",
+    "count_leak",
     "difficulty_calibration",
+    "learn",
     "leave_out",
     "lira",
     "lira_joint",
@@ -47,5 +63,6 @@ __all__ = [
     "rmia",
     "rmia_offline",
     "shokri",
+    "supervised",
     "trajectory",
 ]

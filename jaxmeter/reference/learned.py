@@ -232,7 +232,7 @@ def _classified(
                 missing = missing[~good]
         return read(at, records), wanted
 
-    network = fitted(key, draw, _logistic, outputs=1, config=config or NetworkConfig())
+    network = fitted(key, draw, logistic, outputs=1, config=config or NetworkConfig())
     return network(observed)[:, 0]
 
 
@@ -318,7 +318,8 @@ def _hashes(features: NDArray, signal: NDArray) -> Iterator[int]:
         yield hash((row.tobytes(), s.tobytes()))
 
 
-def _logistic(outputs: Array, truth: Array) -> Array:
+def logistic(outputs: Array, truth: Array) -> Array:
+    """Cross-entropy of the first output, a logit."""
     return jax.nn.softplus(outputs[:, 0]) - truth * outputs[:, 0]
 
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from jaxmeter.metrics import AttackResult
 from jaxmeter.reference.cells import ReferenceWarning, cells, membership
-from jaxmeter.reference.pairing import companions
+from jaxmeter.reference.pairing import companions, warn_of_counts
 from jaxmeter.reference.ratios import Population, offline_ratio, share_at_least, unseen_log_mean
 
 Score = Callable[..., NDArray]
@@ -60,6 +60,7 @@ def leave_out(
     """
     signals, was_member = membership(references, was_member)
     groups = companions(was_member, pairs)
+    warn_of_counts(was_member, groups)
     rows = range(len(signals)) if targets is None else list(targets)
     found = np.empty((len(rows), was_member.shape[1])) if out is None else out
     if found.shape != (len(rows), was_member.shape[1]):
@@ -134,6 +135,7 @@ def choose_a(
     if not len(grid):
         raise ValueError("the grid is empty; give candidates for a, such as (0.0, 0.5, 1.0).")
     groups = companions(was_member, pairs)
+    warn_of_counts(was_member, groups)
     k = len(signals)
     some = np.unique(np.linspace(0, k - 1, max(1, min(targets, k))).astype(int))
     auc = np.zeros(len(grid))

@@ -54,8 +54,7 @@ def complements(was_member: ArrayLike) -> NDArray:
 def companions(was_member: NDArray, pairs: ArrayLike | None) -> list[list[int]]:
     """For each model, all that are left out with it, itself included.
 
-    `pairs` int `[p, 2]`, or None to look for complements. Warns where neither leaves the number of
-    remaining models that saw a record independent of the one left out.
+    `pairs` int `[p, 2]`, or None to look for complements.
     """
     k = len(was_member)
     groups = [{i} for i in range(k)]
@@ -72,14 +71,18 @@ def companions(was_member: NDArray, pairs: ArrayLike | None) -> list[list[int]]:
         for i, j in found.astype(int).reshape(-1, 2):
             groups[i].add(int(j))
             groups[j].add(int(i))
+    return [sorted(group) for group in groups]
+
+
+def warn_of_counts(was_member: NDArray, groups: list[list[int]]) -> None:
+    """Warns where models are left out alone and the others' counts give their members away."""
     counts = was_member.sum(axis=0)
     if np.ptp(counts) == 0 and all(len(group) == 1 for group in groups):
         warnings.warn(
-            f"every record was seen by exactly {counts[0]} of {k} models and no model is left out "
-            "with a complement, so how many of the others saw a record gives away whether the one "
-            "left out did. Scores that depend on such counts look better than they are; draw "
-            "members in complementary pairs or independently.",
+            f"every record was seen by exactly {counts[0]} of {len(was_member)} models and no "
+            "model is left out with a complement, so how many of the others saw a record gives "
+            "away whether the one left out did. Scores that depend on such counts look better than they "
+            "are; draw members in complementary pairs or independently.",
             ReferenceWarning,
             stacklevel=3,
         )
-    return [sorted(group) for group in groups]

@@ -8,18 +8,23 @@ from jaxmeter.signals.example import (
     of_example,
     white_box,
 )
-from jaxmeter.signals.extraction import check_records, extract
+from jaxmeter.signals.extraction import check_records, context_of, extract
 from jaxmeter.signals.planning import DEVICE_BUDGET, Plan, plan
+from jaxmeter.signals.scalars import SCALARS, Context, Scalar
 from jaxmeter.signals.storage import load
 
 __all__ = [
     "DEVICE_BUDGET",
+    "SCALARS",
     "AnySpec",
+    "Context",
     "Plan",
     "ResolvedSpec",
+    "Scalar",
     "SignalSpec",
     "Signals",
     "check_records",
+    "context_of",
     "extract",
     "load",
     "of_example",

@@ -9,6 +9,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxmeter.gradients import Gradient, gradient_norm, layer_norms, of_loss, settled
+from jaxmeter.signals import scalars as scalar
+from jaxmeter.signals.scalars import NOTHING, Context, Scalar
 from jaxmeter.target import LOGITS, Target, layer_of, resolve_layers, resolve_variables
 
 
@@ -25,6 +27,18 @@ class SignalSpec:
       label: whether the record's label is read.
       gradient_norm: the gradient's norm for every layer with trainable variables (True), for the
         named layers, or for none (False).
+      scalars: numbers that mean the same under any model of a kind, for attacks that compare the
+        target with reference models. "alignment": for each kernel, the cosine of the record's
+        gradient, downhill, and the weights, both made white by the second moments of inputs and of
+        errors (the Kronecker factors of K-FAC, Martens and Grosse 2015, arXiv:1503.05671, damped by
+        a tenth of the mean eigenvalue; of more than 2,048 inputs or outputs only variances): how
+        far the weights have moved the way this record would move them. "mean cosine": for each
+        layer, the cosine of the record's gradient and the mean gradient. "class distance": for each
+        layer with variables and the logits, minus the log of the distance to the mean output of its
+        class (averaged over positions). "input norm": minus the log of the norm of the gradient of the
+        log-odds with respect to the record. "projections": four random projections of the
+        gradient's direction. The first three compare a record with all records that are extracted
+        with it; nobody's membership is looked at.
 
     >>> SignalSpec(outputs=("dense_2",), gradients=("dense_3",)).loss
     True
@@ -35,6 +49,7 @@ class SignalSpec:
     loss: bool = True
     label: bool = True
     gradient_norm: bool | tuple[str | int, ...] = False
+    scalars: tuple[Scalar, ...] = ()
 
     def resolved(self, target: Target) -> "ResolvedSpec":
         """The same in the target's own names, in the order given.
@@ -53,8 +68,11 @@ class SignalSpec:
             norms=tuple(dict.fromkeys(layer_of(name) for name in normed)),
             loss=self.loss,
             label=self.label,
+            scalars=tuple(dict.fromkeys(self.scalars)),
         )
-        if not any((spec.outputs, spec.gradients, spec.norms, spec.loss, spec.label)):
+        scalar.check(spec.scalars, target)
+        read = (spec.outputs, spec.gradients, spec.norms, spec.loss, spec.label, spec.scalars)
+        if not any(read):
             raise ValueError(
                 "the SignalSpec asks for no signal at all; an attack needs at least one."
             )
@@ -70,6 +88,7 @@ class ResolvedSpec:
     norms: tuple[str, ...]
     loss: bool
     label: bool
+    scalars: tuple[Scalar, ...] = ()
 
     def resolved(self, target: Target) -> "ResolvedSpec":
         """Itself."""
@@ -83,6 +102,7 @@ class ResolvedSpec:
             norms=tuple(dict.fromkeys((*self.norms, *other.norms))),
             loss=self.loss or other.loss,
             label=self.label or other.label,
+            scalars=tuple(dict.fromkeys((*self.scalars, *other.scalars))),
         )
 
 
@@ -112,6 +132,7 @@ class Signals(NamedTuple):
       gradient_norms: `{layer name: [n]}`.
       loss: cross-entropy `[n]`, or None.
       label: one-hot bool `[n, classes]`, or None.
+      scalars: `{"kind layer": [n]}`, see `SignalSpec.scalars`.
 
     Outputs and gradients are bfloat16 where `extract` was asked to store them so.
     """
@@ -121,6 +142,7 @@ class Signals(NamedTuple):
     gradient_norms: dict[str, Array]
     loss: Array | None
     label: Array | None
+    scalars: dict[str, Array] = {}  # noqa: RUF012 (never changed)
 
     @property
     def y(self) -> Array:
@@ -155,10 +177,18 @@ class Signals(NamedTuple):
             gradient_norms={name: self.gradient_norms[name] for name in spec.norms},
             loss=self.loss if spec.loss else None,
             label=self.label if spec.label else None,
+            scalars={
+                name: value
+                for kind in spec.scalars
+                for name, value in self.scalars.items()
+                if name == kind or name.startswith(f"{kind} ")
+            },
         )
 
 
-def of_example(target: Target, x: ArrayLike, y: ArrayLike, spec: AnySpec) -> Signals:
+def of_example(
+    target: Target, x: ArrayLike, y: ArrayLike, spec: AnySpec, context: Context = NOTHING
+) -> Signals:
     """Signals of one record, without a record axis; compose it with `jax.vmap` and `jax.jit`.
 
     Args:
@@ -167,6 +197,7 @@ def of_example(target: Target, x: ArrayLike, y: ArrayLike, spec: AnySpec) -> Sig
       y: its label, an int scalar.
       spec: what to compute. Nothing that is not asked for is computed, and the backward pass goes
         no deeper than the first layer whose gradient is asked for.
+      context: what scalars compare the record with, from `signals.context_of`.
 
     >>> from jaxmeter import from_function
     >>> net = from_function(lambda p, s, x: x @ p["w"], {"w": jnp.zeros((3, 2))}, input_shape=(3,))
@@ -177,7 +208,8 @@ def of_example(target: Target, x: ArrayLike, y: ArrayLike, spec: AnySpec) -> Sig
     y = jnp.asarray(y)
     spec = spec.resolved(target.for_inputs(x.shape))
     normed = resolve_variables(target.spec, spec.norms)
-    names = tuple(dict.fromkeys((*spec.gradients, *normed)))
+    needed = scalar.names_of(target, spec.scalars)
+    names = tuple(dict.fromkeys((*spec.gradients, *normed, *needed)))
     out, loss, gradients = of_loss(target, x, y, names)
     norms = layer_norms({name: gradient_norm(gradients[name]) for name in normed})
     return Signals(
@@ -186,4 +218,7 @@ def of_example(target: Target, x: ArrayLike, y: ArrayLike, spec: AnySpec) -> Sig
         gradient_norms=norms,
         loss=loss if spec.loss else None,
         label=jax.nn.one_hot(y, out.logits.shape[-1], dtype=bool) if spec.label else None,
+        scalars=scalar.of_record(
+            target, x, y, out, {name: gradients[name] for name in needed}, spec.scalars, context
+        ),
     )

@@ -15,11 +15,12 @@ from jax.experimental import multihost_utils
 
 from jaxmeter.data import Records
 from jaxmeter.memory import human
-from jaxmeter.signals import storage
+from jaxmeter.signals import scalars, storage
 from jaxmeter.signals.devices import Crew, crew_of
 from jaxmeter.signals.example import AnySpec, Signals, SignalSpec
 from jaxmeter.signals.planning import DEVICE_BUDGET, Plan, plan
 from jaxmeter.signals.program import Storage, traced, wire_dtype
+from jaxmeter.signals.scalars import Context
 from jaxmeter.target import Target
 
 
@@ -101,9 +102,11 @@ def extract(
             trouble = error
     if crew.processes > 1:
         _agree(records, trouble)
-    target = jax.device_put(target, crew.everywhere)
+    # Every process makes the same context of the same records: that is less than to agree on one.
+    context = context_of(target, records, spec, device_budget=device_budget)
     program = traced(target, records.x, spec, dtype, crew, todo.batch)
-    run = partial(_stream, program.lower().compile(), target, records, crew, todo.batch, progress)
+    held = jax.device_put((target, context), crew.everywhere)
+    run = partial(_stream, program.lower().compile(), held, records, crew, todo.batch, progress)
     whole = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((todo.n, *leaf.shape[1:]), leaf.dtype), program.out_info
     )
@@ -119,6 +122,15 @@ def extract(
     if crew.processes > 1:
         multihost_utils.sync_global_devices("jaxmeter: the folder of signals is complete")
     return storage.load(out)
+
+
+def context_of(
+    target: Target, records: Records, spec: AnySpec, *, device_budget: int = DEVICE_BUDGET
+) -> Context:
+    """What the scalars of a spec compare each of these records with, for `of_example`."""
+    target = target.for_inputs(np.shape(records.x)[1:])
+    kinds = spec.resolved(target).scalars
+    return scalars.context_of(target, records.x, records.y, kinds, device_budget)
 
 
 def check_records(target: Target, records: Records) -> None:
@@ -142,7 +154,7 @@ def check_records(target: Target, records: Records) -> None:
 
 def _stream(
     program: Callable[..., Signals],
-    target: Target,
+    held: tuple[Target, Context],
     records: Records,
     crew: Crew,
     batch: int,
@@ -150,7 +162,7 @@ def _stream(
     result: Signals | None,
 ) -> None:
     """Runs all batches and writes their rows into `result`; None where another process has it."""
-    n = len(records.y)
+    target, n = held[0], len(records.y)
     mine = batch * crew.here
     step = mine * crew.processes
     if progress is not None:
@@ -185,7 +197,7 @@ def _stream(
             # A GPU runs programs one after another; the CPU would run both at once, in twice the
             # memory and no less time.
             jax.block_until_ready(waiting[1])
-        found = program(target, *inputs)
+        found = program(*held, *inputs)
         del inputs
         jax.tree.map(lambda leaf: leaf.copy_to_host_async(), found)
         if waiting is not None:

@@ -12,6 +12,7 @@ from jaxmeter.memory import human, nbytes, peak, programs_in, tree_bytes
 from jaxmeter.signals.devices import crew_of
 from jaxmeter.signals.example import AnySpec
 from jaxmeter.signals.program import Storage, batch_of, traced
+from jaxmeter.signals.scalars import context_shapes
 from jaxmeter.target import Target
 
 DEVICE_BUDGET = 2**30  # bytes a batch may occupy while it is computed
@@ -28,7 +29,8 @@ class Plan(NamedTuple):
       record_bytes: memory one record's signals take, on the host or in the folder.
       batch_bytes: memory of one device at work, without the target: a batch's inputs, signals and
         intermediate arrays, the next batch's inputs and the last one's signals.
-      model_bytes: the target's arrays; every device has them.
+      model_bytes: the target's arrays, and what scalars compare records with; every device has
+        them.
     """
 
     n: int
@@ -90,7 +92,7 @@ def plan(
     batch = LARGEST_BATCH
     while batch // 2 * len(crew.devices) >= max(n, 1):
         batch //= 2
-    model_bytes = tree_bytes(target)
+    model_bytes = tree_bytes(target) + tree_bytes(context_shapes(target, x, spec.scalars))
     room = device_budget - model_bytes
 
     def needs(batch: int, compiled: bool) -> int:

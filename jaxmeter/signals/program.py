@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from jaxmeter.chunks import by_chunks
 from jaxmeter.signals.devices import AXIS, Crew
 from jaxmeter.signals.example import ResolvedSpec, Signals, of_example
+from jaxmeter.signals.scalars import NOTHING, Context, context_shapes
 from jaxmeter.target import Target
 
 Storage = Literal["float32", "bfloat16"]
@@ -26,33 +27,47 @@ def traced(
     The model's own function is traced once for a target and a spec, whatever the batch and the
     devices, and `traced(...).lower().compile()` compiles once for equal arguments: JAX keeps both.
     """
-    whole = jax.tree.map(lambda leaf: _like(leaf, crew.everywhere), target)
+    context = context_shapes(target, x, spec.scalars)
+    whole = jax.tree.map(lambda leaf: _like(leaf, crew.everywhere), (target, context))
     inputs = batch_of(target, x, batch * crew.here, crew.dealt)
-    return _program.trace(whole, *inputs, spec=spec, dtype=dtype, mesh=crew.mesh)
+    return _program.trace(*whole, *inputs, spec=spec, dtype=dtype, mesh=crew.mesh)
 
 
 @partial(jax.jit, static_argnames=("spec", "dtype", "mesh"))
 def _program(
-    target: Target, x: Array, y: Array, *, spec: ResolvedSpec, dtype: Storage, mesh: Mesh | None
+    target: Target,
+    context: Context,
+    x: Array,
+    y: Array,
+    *,
+    spec: ResolvedSpec,
+    dtype: Storage,
+    mesh: Mesh | None,
 ) -> Signals:
     run = partial(of_batch, spec=spec, dtype=dtype)
     if mesh is None:
-        return run(target, x, y)
+        return run(target, x, y, context)
     # Each device runs the program of one device: nothing for a partitioner to decide.
     rows = PartitionSpec(AXIS)
-    every = (PartitionSpec(), rows, rows)
+    every = (PartitionSpec(), rows, rows, PartitionSpec())
     return jax.shard_map(run, mesh=mesh, in_specs=every, out_specs=rows, check_vma=False)(
-        target, x, y
+        target, x, y, context
     )
 
 
 def of_batch(
-    target: Target, x: Array, y: Array, *, spec: ResolvedSpec, dtype: Storage = "float32"
+    target: Target,
+    x: Array,
+    y: Array,
+    context: Context = NOTHING,
+    *,
+    spec: ResolvedSpec,
+    dtype: Storage = "float32",
 ) -> Signals:
     """Signals of one batch, as they are stored."""
     x = x.astype(target.spec.input_dtype)
     # The inner jit is traced once for all sizes of batch.
-    signals = by_chunks(lambda x, y: _one_record(target, x, y, spec=spec), x, y)
+    signals = by_chunks(lambda x, y: _one_record(target, x, y, context=context, spec=spec), x, y)
     if dtype == "float32":
         return signals
 
@@ -85,5 +100,5 @@ def wire_dtype(target: Target, x: ArrayLike) -> np.dtype:
 
 
 def _like(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-    kind: Any = jax.typeof(leaf)
+    kind: Any = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
     return jax.ShapeDtypeStruct(kind.shape, kind.dtype, sharding=sharding, weak_type=kind.weak_type)

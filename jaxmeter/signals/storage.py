@@ -106,7 +106,7 @@ def check_free(folder: str | PathLike[str]) -> Path:
     return folder
 
 
-_DICTS = ("outputs", "gradients", "gradient_norms")
+_DICTS = ("outputs", "gradients", "gradient_norms", "scalars")
 
 
 def _leaves(signals: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -130,7 +130,7 @@ def _assembled(leaves: dict[tuple[str, ...], Any], names: dict[str, list[str]]) 
         return Outer(leaves[(*path, "a")], leaves[(*path, "delta")])
 
     return Signals(
-        **{field: {name: value(field, name) for name in names[field]} for field in _DICTS},
+        **{field: {name: value(field, name) for name in names.get(field, ())} for field in _DICTS},
         loss=leaves.get(("loss",)),
         label=leaves.get(("label",)),
     )
