@@ -81,8 +81,8 @@ def warn_of_counts(was_member: NDArray, groups: list[list[int]]) -> None:
         warnings.warn(
             f"every record was seen by exactly {counts[0]} of {len(was_member)} models and no "
             "model is left out with a complement, so how many of the others saw a record gives "
-            "away whether the one left out did. Scores that depend on such counts look better than they "
-            "are; draw members in complementary pairs or independently.",
+            "away whether the one left out did. Scores that depend on such counts look better "
+            "than they are; draw members in complementary pairs or independently.",
             ReferenceWarning,
             stacklevel=3,
         )

@@ -35,8 +35,8 @@ class SignalSpec:
         far the weights have moved the way this record would move them. "mean cosine": for each
         layer, the cosine of the record's gradient and the mean gradient. "class distance": for each
         layer with variables and the logits, minus the log of the distance to the mean output of its
-        class (averaged over positions). "input norm": minus the log of the norm of the gradient of the
-        log-odds with respect to the record. "projections": four random projections of the
+        class (averaged over positions). "input norm": minus the log of the norm of the gradient of
+        the log-odds with respect to the record. "projections": four random projections of the
         gradient's direction. The first three compare a record with all records that are extracted
         with it; nobody's membership is looked at.
 
