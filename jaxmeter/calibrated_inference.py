@@ -89,7 +89,7 @@ class CalibratedInference(Calibrated):
     """
 
     signals: tuple[Signal, ...] = ("log odds", "gradient norms", "alignment")
-    network: reference.NetworkConfig = reference.NetworkConfig(steps=2000, batch_size=512)
+    network: reference.NetworkConfig = reference.CONFIG
     title: ClassVar[str] = "calibrated"
     online: ClassVar[bool] = True
 

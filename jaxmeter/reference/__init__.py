@@ -17,7 +17,13 @@ from jaxmeter.reference.calibration import (
 )
 from jaxmeter.reference.cells import ReferenceWarning
 from jaxmeter.reference.gaussian import lira, lira_joint, lira_offline, lira_offline_two_sided
-from jaxmeter.reference.inferring import Calibrated, calibrated_inference, learn, supervised
+from jaxmeter.reference.inferring import (
+    CONFIG,
+    Calibrated,
+    calibrated_inference,
+    learn,
+    supervised,
+)
 from jaxmeter.reference.learned import quantile_gaussian, quantile_pinball, shokri, trajectory
 from jaxmeter.reference.leaving import choose_a, leave_out
 from jaxmeter.reference.networks import NetworkConfig
@@ -33,6 +39,7 @@ from jaxmeter.reference.ratios import (
 )
 
 __all__ = [
+    "CONFIG",
     "OFFLINE",
     "ONLINE",
     "Calibrated",

@@ -24,7 +24,7 @@ from jaxmeter.reference.cells import membership
 from jaxmeter.reference.learned import logistic
 from jaxmeter.reference.networks import Network, NetworkConfig, fitted
 
-CONFIG = NetworkConfig(steps=2000, batch_size=512)
+CONFIG = NetworkConfig(steps=1000, batch_size=512)
 FOLDS = 5
 _MOST = 2**28  # numbers of features that are fitted on; of more records a part is drawn
 
