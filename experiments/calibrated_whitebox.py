@@ -44,7 +44,9 @@ ABLATIONS: dict[str, tuple[Signal, ...]] = {
     "class distance": ("log odds", "class distance"),
     "input norm": ("log odds", "input norm"),
     "projections": ("log odds", "projections"),
+    "queries": ("log odds", "queries"),
     "everything": (*STANDARD, "mean cosine", "class distance", "input norm"),
+    "everything, queries": (*STANDARD, "mean cosine", "class distance", "input norm", "queries"),
 }
 MAIN = ("log odds", "norms, alignment")  # where signals are not taken apart
 STANDARD_NAME = "calibrated: norms, alignment"
@@ -230,6 +232,12 @@ class Pool(NamedTuple):
         return stacked(names, self.signals, self.y)
 
 
+def everything_of(kind: Kind) -> jm.SignalSpec:
+    """All signals that such records have."""
+    scalars = tuple(s for s in jm.signals.SCALARS if s != "queries" or kind.x.ndim == 4)
+    return jm.SignalSpec(loss=False, label=False, gradient_norm=True, scalars=scalars)
+
+
 def pool_of(config: Config, place: Path) -> Pool:
     """Trains the models and takes their signals, or reads them if that was done before."""
     kind = kind_of(config.data)
@@ -250,9 +258,7 @@ def pool_of(config: Config, place: Path) -> Pool:
             raise SystemExit(f"{(~finite).sum()} models of {config.data} diverged.")
         seconds = {"training": time.perf_counter() - start}
         records = jm.Records(kind.x, kind.y, np.zeros(len(kind.y), bool))
-        everything = jm.SignalSpec(
-            loss=False, label=False, gradient_norm=True, scalars=jm.signals.SCALARS
-        )
+        everything = everything_of(kind)
         white = replace(everything, scalars=("alignment",))
         some = shadow.model(models, slice(0, 4))
         for name, spec in (("logits", jm.SignalSpec(loss=False, label=False)), ("white", white)):
@@ -316,6 +322,8 @@ def attacked(
         seconds[name] = time.perf_counter() - start
     sets = ABLATIONS if config.ablations else {name: ABLATIONS[name] for name in MAIN}
     for name, names in sets.items():
+        if "queries" in names and config.data != "cifar100":
+            continue
         mine, theirs = of(*names)
         start = time.perf_counter()
         scores = reference.calibrated_inference(key, mine, theirs, seen)
@@ -393,7 +401,7 @@ def sweep_unlike(store: Path, base: Config) -> None:
         return
     kind, pool = kind_of("location30"), pool_of(config, place_of(config, store))
     records = jm.Records(kind.x, kind.y, np.zeros(len(kind.y), bool))
-    spec = jm.SignalSpec(loss=False, label=False, gradient_norm=True, scalars=jm.signals.SCALARS)
+    spec = everything_of(kind)
     for i, name in enumerate(missing):
         change, members = UNLIKE[name]
         rank = np.random.default_rng((base.seed, i)).permutation(len(kind.y))

@@ -29,6 +29,7 @@ Signal = Literal[
     "mean cosine",
     "class distance",
     "input norm",
+    "queries",
     "projections",
 ]
 _OF_LOGITS = {

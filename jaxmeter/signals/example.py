@@ -36,7 +36,8 @@ class SignalSpec:
         layer, the cosine of the record's gradient and the mean gradient. "class distance": for each
         layer with variables and the logits, minus the log of the distance to the mean output of its
         class (averaged over positions). "input norm": minus the log of the norm of the gradient of
-        the log-odds with respect to the record. "projections": four random projections of the
+        the log-odds with respect to the record. "queries": log-odds of an image mirrored, and
+        shifted by a pixel in four directions. "projections": four random projections of the
         gradient's direction. The first three compare a record with all records that are extracted
         with it; nobody's membership is looked at.
 

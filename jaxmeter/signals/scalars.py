@@ -24,12 +24,15 @@ from jaxmeter.lowering import lowered
 from jaxmeter.memory import tree_bytes
 from jaxmeter.target import LOGITS, Outputs, Target, layer_of
 
-Scalar = Literal["alignment", "mean cosine", "class distance", "input norm", "projections"]
+Scalar = Literal[
+    "alignment", "mean cosine", "class distance", "input norm", "queries", "projections"
+]
 SCALARS: tuple[Scalar, ...] = (
     "alignment",
     "mean cosine",
     "class distance",
     "input norm",
+    "queries",
     "projections",
 )
 _COMPARE = {"alignment", "mean cosine", "class distance"}  # with what records have in common
@@ -87,6 +90,12 @@ def check(kinds: tuple[str, ...], target: Target) -> None:
             f"the target takes {target.spec.input_dtype}: whole numbers have no gradient, so there "
             "is no 'input norm'. Leave it out of the scalars."
         )
+    shape = target.spec.input_shape
+    if "queries" in kinds and shape and (len(shape) != 3 or 1 in shape[:2]):
+        raise ValueError(
+            f"records have the shape {shape}, and 'queries' mirrors and shifts images (height, "
+            "width, channels). Leave it out of the scalars."
+        )
 
 
 # --- of one record --------------------------------------------------------------------------------
@@ -116,7 +125,11 @@ def of_record(
         apart = _pooled(_output(out, layer)) - centres[y]
         found[f"class distance {layer}"] = -jnp.log(jnp.maximum(_length(apart), _TINY))
     if "input norm" in kinds:
-        found["input norm"] = -jnp.log(jnp.maximum(_input_norm(target, x, y), _TINY))
+        norm = _length(jax.grad(partial(_log_odds, target, y=y))(x))
+        found["input norm"] = -jnp.log(jnp.maximum(norm, _TINY))
+    if "queries" in kinds:
+        for name, view in _views(x).items():
+            found[f"queries {name}"] = _log_odds(target, view, y)
     if "projections" in kinds:
         flat = projected(target, terms, seed=0, dimensions=_PROJECTIONS) / _over(terms, terms)
         found |= {f"projections {i}": flat[i] for i in range(_PROJECTIONS)}
@@ -171,17 +184,24 @@ def _length(v: Array) -> Array:
     return jnp.sqrt(jnp.sum(jnp.square(v)))
 
 
-def _input_norm(target: Target, x: Array, y: Array) -> Array:
-    """The norm of the gradient of the record's log-odds with respect to the record."""
+def _log_odds(target: Target, x: Array, y: Array) -> Array:
+    """Of the record's class: its logit less the logsumexp of the others."""
+    forward = lowered(lambda params, state, x: target.apply(params, state, x).logits)
+    logits = forward(target.params, target.state, x[None])[0]
+    is_y = jax.nn.one_hot(y, logits.shape[-1], dtype=bool)
+    others = jax.nn.logsumexp(jnp.where(is_y, -jnp.inf, logits))
+    return jnp.sum(jnp.where(is_y, logits, 0)) - others
 
-    def log_odds(x: Array) -> Array:
-        forward = lowered(lambda params, state, x: target.apply(params, state, x).logits)
-        logits = forward(target.params, target.state, x[None])[0]
-        is_y = jax.nn.one_hot(y, logits.shape[-1], dtype=bool)
-        others = jax.nn.logsumexp(jnp.where(is_y, -jnp.inf, logits))
-        return jnp.sum(jnp.where(is_y, logits, 0)) - others
 
-    return _length(jax.grad(log_odds)(x))
+def _views(x: Array) -> dict[str, Array]:
+    """An image mirrored, and shifted by a pixel in four directions; edges are reflected."""
+    height, width = x.shape[:2]
+    wide = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), mode="reflect")
+    corners = {"down": (0, 1), "up": (2, 1), "right": (1, 0), "left": (1, 2)}
+    shifted = {
+        name: wide[top : top + height, left : left + width] for name, (top, left) in corners.items()
+    }
+    return {"mirror": x[:, ::-1], **shifted}
 
 
 # --- of all records -------------------------------------------------------------------------------
