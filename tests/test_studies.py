@@ -41,6 +41,9 @@ RUNS = {
     "references_location30": 9,
 }
 UNMEASURED = ("fcn_purchase100",)
+POOLED = (
+    "calibrated_whitebox"  # its targets are a pool's models in turn: it has commands of its own
+)
 STUDIES = sorted((REPOSITORY / "experiments").glob("*.py"))
 PAGES = ("README.md", "docs/studies.md")
 COMMAND = re.compile(
@@ -79,11 +82,11 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
 
 
 def test_every_study_is_here():
-    assert [path.stem for path in STUDIES] == sorted(RUNS)
-    number = {8: "eight", 9: "nine", 10: "ten", 11: "eleven", 12: "twelve"}[len(RUNS)]
+    assert [path.stem for path in STUDIES] == sorted([*RUNS, POOLED])
+    number = {8: "eight", 9: "nine", 10: "ten", 11: "eleven", 12: "twelve"}[len(STUDIES)]
     assert f"`experiments/` has {number};" in (REPOSITORY / "README.md").read_text()
     page = (REPOSITORY / "docs/studies.md").read_text()
-    assert all(f"experiments/{name}.py" in page for name in RUNS)
+    assert all(f"experiments/{name}.py" in page for name in [*RUNS, POOLED])
 
 
 @pytest.mark.parametrize(("name", "runs"), RUNS.items())
@@ -121,12 +124,15 @@ def test_the_commands_in_the_pages_are_valid(
     assert found, "no commands were recognised"
     for name, arguments in found:
         module = study(name)
+        if name == POOLED:
+            assert arguments in (["sweep"], ["table"])
+            continue
         assert arguments, "the command does nothing"
         try:
             experiment.main(module.BASE, module.AXES, arguments)
         except SystemExit as ended:  # nothing was computed, so that there is nothing to show
             assert ended.code == 2 and "holds no runs" in capsys.readouterr().err, arguments
-    assert bool(computed) == any(rest[0] == "sweep" for _, rest in found)
+    assert bool(computed) == any(rest[0] == "sweep" for name, rest in found if name != POOLED)
 
 
 def test_a_wrong_command_in_a_page_would_be_noticed(study: Any, capsys):
@@ -295,6 +301,46 @@ def test_cifar100_is_read_as_the_tutorial_does(cifar: Path, monkeypatch: pytest.
     monkeypatch.setattr(keras.datasets.cifar100, "load_data", offline)
     with pytest.raises(published.DownloadError, match=r"URL fetch failure.*--data\.path"):
         replace(data, path=None).read(key)
+
+
+@pytest.mark.filterwarnings("ignore:An FPR of 0.001 cannot be resolved")
+def test_a_pool_of_models_is_attacked_in_turn(
+    tmp_path: Path, study: Any, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    module = study(POOLED)
+    assert module.BASE.study == POOLED and set(module.AXES) == {"data", "k"}
+    assert f"python experiments/{POOLED}.py sweep" in module.__doc__
+    random = np.random.default_rng(0)
+    x, y = random.integers(0, 2, (120, 40)).astype(np.uint8), np.arange(120) % 30
+    np.savez(tmp_path / "location30.npz", x=x, y=y)
+    monkeypatch.setenv("JAXMETER_DATA", str(tmp_path))
+    quick = jm.reference.NetworkConfig(steps=20)
+    monkeypatch.setattr("jaxmeter.reference.inferring.CONFIG", quick)
+    read, short = module.location30, jm.shadow.RecipeConfig(epochs=3, batch_size=20)
+    monkeypatch.setitem(module.KINDS, "location30", lambda file: read(file)._replace(recipe=short))
+    store = tmp_path / "store"
+    small = ["--store", str(store), "--data", "location30", "--pool", "8", "--targets", "2"]
+    module.main(["sweep", *small, "--k", "4"])
+    said = capsys.readouterr().out
+    assert "k = 4, 2 targets" in said and "| calibrated: norms, alignment |" in said
+    paths, targets, models = zip(*module.todo(
+        module.Config(pool=8, targets=2, k=4), store
+    ), strict=True)  # fmt: skip
+    for target, others in zip(targets, models, strict=True):
+        assert len(set(others)) == 4 and not set(others) & {target, target ^ 1}
+    # What is there is read; what lacks is computed, to the same bits.
+    before = [path.read_bytes() for path in paths]
+    paths[1].unlink()
+    module.main(["sweep", *small, "--k", "4"])
+    again = module.read(paths[1])
+    assert paths[0].read_bytes() == before[0]
+    paths[1].write_bytes(before[1])
+    for name, scores in module.read(paths[1]).scores.items():
+        assert np.array_equal(scores, again.scores[name]), name
+    module.main(["table", *small, "--k", "4"])
+    assert "| LiRA |" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="needs a pool of 18"):
+        module.main(["sweep", *small, "--k", "16"])
 
 
 # --- Downloads -----------------------------------------------------------------------------------
