@@ -122,7 +122,7 @@ def audit(
       fractions: Shares to fit on, to select epochs and thresholds on, to hold out.
       overlap: What to do with a record given both as member and as non-member.
       device_mib: Memory the target and one batch may take on the device, in MiB.
-      host_mib: Memory all signals may take, in MiB.
+      host_mib: Memory all signals may take, of the target and of reference models, in MiB.
       head: What to audit of a model with several outputs, labels or time steps: an output's name or
         1-based number or a layer's name, then 0-based indices: "--head tags 3".
       weights: For a .json architecture, its weights: .h5 or a TensorFlow checkpoint's prefix.

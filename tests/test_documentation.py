@@ -117,8 +117,8 @@ ARROWS = {
         *("shadow.references", "target"),
     },
     "shadow.extraction": {
-        *("data", "shadow.queries", "shadow.references", "signals", "signals.program"),
-        *("signals.storage", "target"),
+        *("data", "memory", "shadow.queries", "shadow.references", "signals"),
+        *("signals.program", "signals.storage", "target"),
     },
     "shadow": {
         *("shadow.architecture", "shadow.extraction", "shadow.membership", "shadow.progress"),
@@ -165,8 +165,8 @@ ARROWS = {
     "referenced": {"data", "parts", "reference", "shadow", "signals", "streams", "target"},
     "measuring": {"metrics", "report", "spread", "target"},
     "auditing": {
-        *("calibrated", "catalogue", "data", "measuring", "parts", "referenced", "report"),
-        *("scores", "shadow", "signals", "streams", "target"),
+        *("calibrated", "catalogue", "data", "measuring", "memory", "parts", "referenced"),
+        *("report", "scores", "shadow", "shadow.extraction", "signals", "streams", "target"),
     },
     "meter.optimizers": set(),
     "meter.layers": {"intake", "signals", "target"},
