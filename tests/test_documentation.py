@@ -56,6 +56,7 @@ ARROWS = {
     "directions": {"chunks", "factors", "gradients", "lowering", "target"},
     "shapes": set(),
     "inspection": {"shapes", "target"},
+    "inspection_tables": {"inspection", "target"},
     "intake.reading": {"lowering", "shapes", "target"},
     "intake.naming": set(),
     "intake.surroundings": set(),
@@ -337,7 +338,10 @@ ARROWS = {
         "target",
     },
     "demo": {"intake.surroundings"},
-    "cli": {"", "data", "demo", "inspection", "metrics", "privacy_meter_text", "report"},
+    "cli": {
+        *("", "data", "demo", "inspection", "inspection_tables", "metrics"),
+        *("privacy_meter_text", "report"),
+    },
 }
 
 
