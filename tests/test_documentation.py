@@ -60,7 +60,8 @@ ARROWS = {
     "intake.reading": {"lowering", "shapes", "target"},
     "intake.naming": set(),
     "intake.surroundings": set(),
-    "intake.files": {"intake.reading"},
+    "intake.configs": set(),
+    "intake.files": {"intake.configs", "intake.reading"},
     "intake.keras_pass": {"intake.reading"},
     "intake.keras_model": {"intake.keras_pass", "intake.naming"},
     "intake.keras_jax": {
@@ -82,8 +83,8 @@ ARROWS = {
     },
     "intake.saved_model": {"intake.files"},
     "intake.opening": {
-        *("intake.files", "intake.keras_jax", "intake.reading", "intake.saved_model"),
-        *("intake.surroundings", "intake.tf_models", "target"),
+        *("intake.configs", "intake.files", "intake.keras_jax", "intake.reading"),
+        *("intake.saved_model", "intake.surroundings", "intake.tf_models", "target"),
     },
     "intake": {
         *("intake.files", "intake.onnx_file", "intake.opening", "intake.reading"),
