@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from jaxmeter.intake.configs import check_config
-from jaxmeter.intake.reading import WrongChoice
+from jaxmeter.intake.heads import WrongChoice
 
 ACCEPTED = (
     "a path to a .keras, .h5, .hdf5, .json or .onnx file or a SavedModel folder, or a live Keras 3 "

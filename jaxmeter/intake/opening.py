@@ -30,7 +30,7 @@ from jaxmeter.intake.files import (
     is_legacy_weights,
     line,
 )
-from jaxmeter.intake.reading import Choice
+from jaxmeter.intake.heads import Choice
 from jaxmeter.target import Target
 
 # Activations that Keras 3 computes differently from the Keras 2 that wrote the file.
