@@ -2,10 +2,11 @@
 
     python benchmarks/location30_attacks.py --logits logits.npz [--targets 8]
 
-`--logits` is an npz file with z [k, 5010, 30], the logits of k reference models, was_member
-[k, 5010], y [5010] and x [5010, 446]. Prints mean and spread over targets of the AUC, and the mean
-TPR at 0.1% and 1% FPR, on all records. Scores that take a population are measured on 3,510 records;
-it is the other 1,500, less those that the target was trained on.
+`--logits` is an npz file with z [k, 5010, 30], the logits of k reference models, norms [k, 5010] of
+the loss's gradients in their first layer, was_member [k, 5010], y [5010] and x [5010, 446]. Prints
+mean and spread over targets of the AUC, and the mean TPR at 0.1% and 1% FPR, on all records. Scores
+that take a population are measured on 3,510 records; it is the other 1,500, less those that the
+target was trained on.
 """
 
 import argparse
@@ -32,7 +33,14 @@ def row(title: str, scores: NDArray, was_member: NDArray) -> None:
     print(f"{title:42}{auc.mean():7.3f} ({auc.std(ddof=1):.3f}){low:8.3f}{high:8.3f}", flush=True)
 
 
-def table(z: NDArray, y: NDArray, x: NDArray, was_member: NDArray, targets: list[int]) -> None:
+def table(
+    z: NDArray,
+    norms: NDArray,
+    y: NDArray,
+    x: NDArray,
+    was_member: NDArray,
+    targets: list[int],
+) -> None:
     """Prints every attack on these targets."""
     odds, log_p = logits.log_odds(z, y), logits.log_probability(z, y)
     margin, taylor = logits.margin(z, y), logits.log_taylor_probability(z, y)
@@ -46,6 +54,7 @@ def table(z: NDArray, y: NDArray, x: NDArray, was_member: NDArray, targets: list
         ("lira", lira, odds),
         ("lira, margin", lira, margin),
         ("lira, own variance", own, odds),
+        ("lira, first layer's gradient norm", lira, -np.log(norms)),
         ("lira_joint, log-odds and margin", reference.lira_joint, np.stack([odds, margin], axis=1)),
         ("bavaria", reference.bavaria, odds),
         ("log_ratio", reference.log_ratio, log_p),
@@ -128,9 +137,9 @@ def main() -> None:
     parser.add_argument("--targets", type=int, help="how many models to attack; all if not given")
     arguments = parser.parse_args()
     with np.load(arguments.logits) as archive:
-        z, y, x, was_member = (archive[name] for name in ("z", "y", "x", "was_member"))
+        arrays = {name: archive[name] for name in ("z", "norms", "y", "x", "was_member")}
     warnings.simplefilter("once", reference.ReferenceWarning)
-    table(z, y, x, was_member, list(range(arguments.targets or len(z))))
+    table(**arrays, targets=list(range(arguments.targets or len(arrays["z"]))))
 
 
 if __name__ == "__main__":

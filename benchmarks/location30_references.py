@@ -5,7 +5,8 @@
 446-512-256-128-30 tanh, initial weights N(0, 0.01), Adam 1e-3, batches of 64, 60 epochs, each model
 on 1600 of the 5010 records, drawn at random, or (`--balanced`) on half of them. Prints seconds and
 mean accuracies on members and on others. `--data` is an npz file with x [5010, 446] of 0 and 1 and
-y [5010]. `--logits` keeps what `location30_attacks.py` reads: z [k, n, classes], y, x, was_member.
+y [5010]. `--logits` keeps what `location30_attacks.py` reads: z [k, n, classes], norms [k, n]
+of the first layer's gradients, y, x, was_member.
 """
 
 import argparse
@@ -17,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxmeter import shadow
+from jaxmeter import Records, SignalSpec, shadow
 
 SIZES = (446, 512, 256, 128, 30)
 RECIPE = shadow.RecipeConfig(optimizer="adam", learning_rate=1e-3, epochs=60, batch_size=64)
+NORM = SignalSpec(outputs=(), loss=False, label=False, gradient_norm=("dense_1",))
 
 
 def architecture(sizes: tuple[int, ...] = SIZES) -> shadow.Architecture:
@@ -91,7 +93,15 @@ def main() -> None:
     seconds = time.perf_counter() - start
     logits = jax.vmap(lambda target: target(x).logits)(found.references)
     if arguments.logits:
-        np.savez(arguments.logits, z=np.asarray(logits), y=y, x=x, was_member=was_member)
+        norms = shadow.extract(found.references, Records(x, y, was_member[0]), NORM).gradient_norms
+        np.savez(
+            arguments.logits,
+            z=np.asarray(logits),
+            norms=norms["dense_1"],
+            y=y,
+            x=x,
+            was_member=was_member,
+        )
     correct = np.asarray(logits.argmax(-1)) == y
     inside, outside = (correct[mask].mean() for mask in (was_member, ~was_member))
     print(

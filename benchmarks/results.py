@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxmeter import findings
 from jaxmeter.experiment import results, runs, writing
 from jaxmeter.experiment.tables import compared
+from jaxmeter.facts import attack_facts, target_facts
 from jaxmeter.metrics import best_threshold, evaluate
 from jaxmeter.report import Budget, Row
 from jaxmeter.target import TargetSpec
@@ -35,13 +35,13 @@ def attacks() -> list[dict]:
         result = evaluate(held, is_member, threshold=best_threshold(select, is_member))
         budget = Budget(known_members=450, known_nonmembers=450, reads=("logits", "loss"))
         rows.append(Row(name=name, result=result, budget=budget, seconds=1.0))
-    facts = findings.attack_facts(rows)
-    for row in facts:
+    attacks = attack_facts(rows)
+    for row in attacks:
         del row["seconds"]
         if row["name"] == "white box":
             epoch = {"loss": 0.512345, "select_loss": 0.61234, "select_auc": 0.7123}
             row["history"] = [{"epoch": e, **epoch} for e in range(1, 26)]
-    return facts
+    return attacks
 
 
 def write_store(store: Path, count: int) -> int:
@@ -59,7 +59,7 @@ def write_store(store: Path, count: int) -> int:
             "config.json": {**head, "study": "many", "config": mine, "fields": mine, "inputs": {},
                             "versions": {"jax": "0.10.2"}, "device": "cpu:0"},
             "results.json": {**head, "attacks": rows, "accuracy": [1.0, 0.95], "notes": [],
-                             "target": findings.target_facts(spec)},
+                             "target": target_facts(spec)},
             "cost.json": {"stages": {"signals": {"seconds": 1.0, "cached": False}},
                           "seconds": 9.5, "started": "2026-01-01T00:00:00+00:00", "host": "h"},
         }  # fmt: skip

@@ -30,10 +30,12 @@ from jaxmeter.catalogue import (
 )
 from jaxmeter.data import Records, split_indices
 from jaxmeter.measuring import counts, declined, measured
+from jaxmeter.memory import tree_bytes
 from jaxmeter.parts import SeenBy
 from jaxmeter.referenced import References, Shadows, seen_by, trained
 from jaxmeter.report import Report
 from jaxmeter.scores import correctness
+from jaxmeter.shadow.extraction import check_memory
 from jaxmeter.signals import DEVICE_BUDGET, SignalSpec, check_records, extract
 from jaxmeter.streams import stream
 from jaxmeter.target import Target
@@ -74,13 +76,15 @@ def audit(
       fractions: shares of fit, select and held-out part.
       overlap: what to do if a record is given both as member and as non-member, see `split`.
       device_budget: bytes on the device for target, batch and intermediate arrays.
-      host_budget: bytes of host memory the signals may take; None for no limit.
+      host_budget: bytes of host memory the signals may take, the reference models' included; None
+        for no limit.
       progress: called as `progress(stage, done, total)`.
 
     Raises:
       ValueError: for records that do not fit the target or overlap, parts that are too small, names
         the target does not have, two attacks of one name, or a budget that is too small. All of it
-        before the first signal is computed.
+        before the first signal is computed, but for what reference models' signals take: that is
+        known after the target's, and before the first model is trained.
 
     >>> import jax, numpy as np, jaxmeter as jm
     >>> net = jm.from_function(lambda p, s, x: x @ p["w"], {"w": np.ones((3, 2), "f")})
@@ -146,6 +150,7 @@ def _audit(
         progress=progress and partial(progress, "signals"),
     )
     signal_seconds = time.perf_counter() - start
+    signal_bytes = tree_bytes(signals)
     bounds = np.cumsum([0, *(index.size for index in indices)])
     slices = [slice(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
     start = time.perf_counter()
@@ -157,6 +162,7 @@ def _audit(
             records.rows(used),
             attacks,
             device_budget,
+            None if host_budget is None else host_budget - signal_bytes,
             progress,
         )
     reference_seconds = time.perf_counter() - start
@@ -197,7 +203,7 @@ def _audit(
         accuracy=(float(correct[known].mean()), float(correct[~known].mean())),
         seed=seed,
         signal_seconds=signal_seconds,
-        signal_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(signals)),
+        signal_bytes=signal_bytes,
         versions=versions(),
         device=", ".join(str(device) for device in jax.local_devices()),
         settings={
@@ -215,9 +221,17 @@ def _seen(
     records: Records,
     attacks: Sequence[AnyAttack],
     device_budget: int,
+    host_budget: int | None,
     progress: Progress | None,
 ) -> SeenBy:
     """The records as the reference models see them, which are trained first if need be."""
+    if isinstance(references, Shadows):
+        model = references.architecture.target
+    else:
+        model = shadow.model(references.models, 0)
+    model = model.for_inputs(records.x.shape[1:])
+    wanted = [attack.reads(model).resolved(model) for attack in calibrated(attacks)]
+    spec = reduce(lambda a, b: a.union(b), wanted)
     if isinstance(references, Shadows):
 
         def show(now: shadow.Progress) -> None:
@@ -225,15 +239,21 @@ def _seen(
                 epochs = now.of_models * now.of_epochs
                 progress("epochs of reference models", round(now.fraction * epochs), epochs)
 
+        check_memory(
+            model,
+            references.k,
+            records,
+            spec,
+            host_budget=host_budget,
+            device_budget=device_budget,
+        )
         references = trained(key, references, records, show)
-    model = shadow.model(references.models, 0).for_inputs(records.x.shape[1:])
-    wanted = [attack.reads(model).resolved(model) for attack in calibrated(attacks)]
-    spec = reduce(lambda a, b: a.union(b), wanted)
     return seen_by(
         references,
         records,
         spec,
         device_budget=device_budget,
+        host_budget=host_budget,
         progress=progress and partial(progress, "reference signals"),
     )
 

@@ -12,7 +12,6 @@ from typing import Literal
 import jax
 import numpy as np
 import tyro
-from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -22,12 +21,11 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
-from rich.text import Text
 
 import jaxmeter as jm
 from jaxmeter import inspection
 from jaxmeter.data import DataWarning, read_npz
+from jaxmeter.inspection_tables import facts_table, layers_table, sizes_text
 from jaxmeter.metrics import MetricWarning
 from jaxmeter.privacy_meter_text import write_npz
 from jaxmeter.report import Report, check_folder
@@ -122,7 +120,7 @@ def audit(
       fractions: Shares to fit on, to select epochs and thresholds on, to hold out.
       overlap: What to do with a record given both as member and as non-member.
       device_mib: Memory the target and one batch may take on the device, in MiB.
-      host_mib: Memory all signals may take, in MiB.
+      host_mib: Memory all signals may take, of the target and of reference models, in MiB.
       head: What to audit of a model with several outputs, labels or time steps: an output's name or
         1-based number or a layer's name, then 0-based indices: "--head tags 3".
       weights: For a .json architecture, its weights: .h5 or a TensorFlow checkpoint's prefix.
@@ -195,8 +193,8 @@ def inspect(
     """
     model = jm.load_target(target, output=_choice(head), weights=weights, trust=trust)
     console = Console()
-    console.print(_facts(model))
-    console.print(_layers(model))
+    console.print(facts_table(model))
+    console.print(layers_table(model))
     total = inspection.totals(model)
     console.print(
         f"{total.layers:,} layers, {total.trainable_layers:,} with gradients. "
@@ -251,7 +249,7 @@ def convert(
         write_npz(out, records)
         written = f"{out}"
     _LOG.print(
-        f"Wrote {written}: {len(records.y):,} records of shape {_sizes(records.x.shape[1:])}, "
+        f"Wrote {written}: {len(records.y):,} records of shape {sizes_text(records.x.shape[1:])}, "
         f"{int(records.is_member.sum()):,} of them members.",
         soft_wrap=True,
         highlight=False,
@@ -318,62 +316,6 @@ def _choice(pieces: tuple[str, ...]) -> str | int | tuple[str | int, *tuple[int,
             'integers, which choose a part of it, as in "--head tags 3".'
         ) from None
     return (name, *indices) if indices else name
-
-
-def _facts(target: jm.Target) -> Table:
-    """Where a target came from, what it takes and what it gives."""
-    spec, source = target.spec, target.spec.source
-    versions = ", ".join(f"{package} {version}" for package, version in source.versions)
-    difference = "not compared: there is no original to run"
-    if source.difference is not None:
-        difference = f"at most {source.difference:.1g} on a probe batch of random records"
-    facts = {
-        "Model": source.origin,
-        "Route": f"{source.route} ({versions})" if versions else source.route,
-        "Difference": difference,
-        "Input": f"{_sizes(spec.input_shape)} {spec.input_dtype}",
-        "Classes": "not known" if spec.n_classes is None else str(spec.n_classes),
-        "Logits": source.logits,
-    }
-    table = Table.grid(padding=(0, 2))
-    for name, fact in facts.items():
-        table.add_row(Text(name, style="bold"), Text(fact, overflow="fold"))
-    return table
-
-
-def _layers(target: jm.Target) -> Table:
-    """One row a layer."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("#", justify="right")
-    for title in ("Layer", "Output", "Variables"):
-        table.add_column(title, overflow="fold")
-    table.add_column("Parameters", justify="right")
-    table.add_column("Attacks can use", overflow="fold")
-    for row in inspection.layer_rows(target):
-        variables = "\n".join(
-            f"{v.name} {_sizes(v.shape)}{'' if v.is_trainable else ', no gradient'}"
-            for v in row.variables
-        )
-        uses = ["output"] if row.position else []
-        for number, name in row.gradients:
-            uses.append(f"gradients {number}" + ("" if name == row.name else f": {name}"))
-        cells = (
-            str(row.position or "-"),
-            row.name,
-            _sizes(row.output) if row.position else "-",
-            variables or "-",
-            f"{row.parameters:,}",
-            "\n".join(uses) or "-",
-        )
-        table.add_row(*map(Text, cells))  # Text: brackets in a name are no markup
-    return table
-
-
-def _sizes(shape: Sequence[int | None] | None) -> str:
-    if shape is None:
-        return "not known"
-    sizes = ["?" if d is None else str(d) for d in shape]
-    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
 
 
 @contextmanager

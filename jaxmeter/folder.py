@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxmeter import figures, findings, page, risk_figures
+from jaxmeter.facts import score_arrays
 
 if TYPE_CHECKING:  # `report` imports this module; only the types are needed the other way.
     from jaxmeter.report import Report
@@ -129,7 +130,7 @@ def _write(report: "Report", folder: Path) -> None:
     text = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "results.json").write_bytes(text.encode("utf-8", "backslashreplace"))
     held, index = report.held, np.asarray(report.held_index)
-    arrays: dict[str, Any] = findings.score_arrays(report.rows, held.is_member, held.y, index)
+    arrays: dict[str, Any] = score_arrays(report.rows, held.is_member, held.y, index)
     np.savez_compressed(folder / "scores.npz", **arrays)
     (folder / "figures").mkdir()
     drawn = _drawn(report)

@@ -16,7 +16,7 @@ def page(facts: dict[str, Any], figures: dict[str, str]) -> str:
     """The whole page.
 
     Args:
-      facts: from `findings.facts`.
+      facts: from `facts.facts`.
       figures: SVG files by name; "roc", "histograms", "classes" and "class_scores", and where they
         make sense "gradient_norms", "exposed" and "history".
     """

@@ -136,20 +136,29 @@ def seen_by(
     *,
     out: str | PathLike[str] | None = None,
     device_budget: int = DEVICE_BUDGET,
+    host_budget: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SeenBy:
     """The records as the reference models see them. Models that are not finite are left out.
 
-    `out` is a folder for the signals, see `shadow.extract`; None to keep them in memory.
+    `out` is a folder for the signals, see `shadow.extract`; None to keep them in memory, of which
+    they may take `host_budget` bytes.
 
     Raises:
-      ValueError: if fewer than two models are finite, or records do not fit the models.
+      ValueError: if fewer than two models are finite, records do not fit the models, or signals not
+        the budgets.
     """
     finite = shadow.finite(references.models)
     was_member = membership_of(references, records.x)
     models, was_member = _kept(references.models, was_member, finite, "variables")
     signals = shadow.extract(
-        models, records, spec, out=out, device_budget=device_budget, progress=progress
+        models,
+        records,
+        spec,
+        out=out,
+        device_budget=device_budget,
+        host_budget=host_budget,
+        progress=progress,
     )
     return SeenBy(signals, was_member)
 

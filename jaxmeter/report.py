@@ -10,11 +10,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from jaxmeter import findings, verdict
+from jaxmeter import facts, findings, verdict
 from jaxmeter.data import Records
 from jaxmeter.findings import percent
 from jaxmeter.metrics import AttackResult
-from jaxmeter.spread import Spread
+from jaxmeter.spread import FPRS, Spread
 from jaxmeter.target import TargetSpec
 
 if TYPE_CHECKING:  # Only for annotations: what a report is does not depend on how attacks work.
@@ -126,7 +126,7 @@ class Report:
             padding=(0, 1, 0, 0),
         )
         table.add_column("Attack", min_width=16, overflow="fold")
-        rates = (f"TPR at\n{findings.rate_name(fpr)} FPR" for fpr in findings.FPRS)
+        rates = (f"TPR at\n{findings.rate_name(fpr)} FPR" for fpr in FPRS)
         for head in ("AUC", "Balanced\naccuracy", *rates):
             table.add_column(head, justify="right", no_wrap=True, vertical="top")
         table.add_column("Time", justify="right", no_wrap=True)
@@ -141,7 +141,7 @@ class Report:
                 ),
                 _figure(f"{result.auc:.3f}", f"{low:.3f}–{high:.3f}", strong),
                 _figure(percent(result.accuracy), findings.percents(result.accuracy_interval())),
-                *(self._tpr(result, fpr) for fpr in findings.FPRS),
+                *(self._tpr(result, fpr) for fpr in FPRS),
                 Text(duration(row.seconds)),
                 end_section=False,
             )
@@ -176,7 +176,7 @@ class Report:
 
     def facts(self) -> dict[str, Any]:
         """What `results.json` holds: every figure, as strict JSON's types."""
-        return findings.facts(self, verdict.verdict(self))
+        return facts.facts(self, verdict.verdict(self))
 
     def save(self, out: str | PathLike[str]) -> Path:
         """Writes `report.html`, `results.json`, `scores.npz` and `figures/` to a folder.

@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from jaxmeter import findings as find
+from jaxmeter.facts import at_fpr
+from jaxmeter.spread import FPRS
 
 if TYPE_CHECKING:
     from jaxmeter.report import Report
@@ -74,14 +76,14 @@ def _ranking(report: "Report") -> str:
 
 
 def _identified(report: "Report") -> list[str]:
-    fpr, top = find.FPRS[0], find.best(report)
+    fpr, top = FPRS[0], find.best(report)
     if not find.resolvable(top.result, fpr):
         return [
             f"What it identifies at a false positive rate of {find.percent(fpr)} cannot be "
             f"measured with {top.result.n_nonmembers:,} held-out non-members: it "
             f"{find.shortage(fpr)}."
         ]
-    at = find.at_fpr(top.result, fpr)
+    at = at_fpr(top.result, fpr)
     low, high = top.result.tpr_interval(fpr)
     said = [
         f"With at most {fpr:.0%} of non-members wrongly accused it identifies "
@@ -140,7 +142,7 @@ def _beyond_blind(report: "Report") -> list[str]:
 
 
 def _caveats(report: "Report") -> list[str]:
-    top, fpr = find.best(report), find.FPRS[0]
+    top, fpr = find.best(report), FPRS[0]
     said = []
     if find.drawn_differently(report) is None:
         said.append(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmeter import findings
+from jaxmeter import facts
 from jaxmeter.catalogue import Epoch
 from jaxmeter.experiment.runs import summarized
 from jaxmeter.metrics import MetricWarning, best_threshold, evaluate
@@ -76,7 +76,7 @@ def finished_run(
     name = run_name(study, fields)
     folder = store / "runs" / name
     folder.mkdir(parents=True)
-    attacks = findings.attack_facts(found)
+    attacks = facts.attack_facts(found)
     for row in attacks:
         row.pop("seconds", None)
     n = found[0].result.n_members
@@ -98,7 +98,7 @@ def finished_run(
                 name: {"members": k, "nonmembers": k}
                 for name, k in (("fit", 30), ("select", 10), ("held", n))
             },
-            "target": findings.target_facts(TARGET),
+            "target": facts.target_facts(TARGET),
             "accuracy": [1.0, 0.9],
             "notes": ["a note"],
         },
@@ -116,7 +116,7 @@ def finished_run(
     }
     files["summary.json"] = summarized(files["config.json"], files["results.json"])
     is_member = found[0].result.is_member
-    arrays = findings.score_arrays(
+    arrays = facts.score_arrays(
         found, is_member, np.arange(2 * n) % 10, np.arange(2 * n)[::-1].copy()
     )
     np.savez(folder / "scores.npz", **arrays)

@@ -247,6 +247,34 @@ def test_models_that_are_not_finite_are_left_out_and_said():
         seen_by(broken, data, jm.SignalSpec(loss=False, label=False))
 
 
+def test_the_host_budget_is_for_the_signals_of_the_target_and_of_all_models():
+    data, stages = records(n=40), []
+    target = target_of(data)
+    shadows = jm.Shadows(architecture=network(), recipe=RECIPE, k=8)
+
+    def audited(references, host_budget):
+        stages.clear()
+        return jm.audit(
+            target,
+            data,
+            key=jax.random.key(0),
+            attacks=[jm.NegativeLoss(), jm.LogRatio()],
+            references=references,
+            host_budget=host_budget,
+            progress=lambda stage, *_: stages.append(stage),
+        )
+
+    logits, loss = 4 * 80 * CLASSES, 4 * 80
+    labels = 80 * CLASSES  # one-hot, in bytes; log-ratios read the models' logits alone
+    size = logits + loss + labels + 8 * logits
+    found = trained(jax.random.key(1), shadows, data)
+    for references in (shadows, found):
+        assert len(audited(references, size).rows) == 2
+        with pytest.raises(ValueError, match=r"80 records by 8 models take .* the host budget of"):
+            audited(references, size - 1)
+        assert set(stages) == {"signals"}
+
+
 def test_what_does_not_fit_is_refused_before_any_work():
     data = records(n=40)
     target = jm.from_function(lambda p, s, x: x @ p["w"], {"w": jnp.ones((D, CLASSES))})

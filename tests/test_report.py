@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from sklearn.datasets import load_digits
 
-from jaxmeter import figures, findings, folder, page, risk_figures, verdict
+from jaxmeter import facts, figures, findings, folder, page, risk_figures, verdict
 from jaxmeter.catalogue import Epoch
 from jaxmeter.data import Records
 from jaxmeter.metrics import MetricWarning, evaluate
@@ -245,7 +245,7 @@ def test_thinned_roc_is_exact_where_it_says_so(decimals):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MetricWarning)
         result = evaluate(scores, is_member)
-    thin, roc = findings.thinned_roc(result), result.roc()
+    thin, roc = facts.thinned_roc(result), result.roc()
     assert len(thin["fpr"]) <= 1600 and thin["fpr"][-1] == thin["tpr"][-1] == 1
     upto = roc.fpr <= thin["exact_to_fpr"]
     for fpr, tpr in list(zip(roc.fpr[upto], roc.tpr[upto], strict=True))[::7]:

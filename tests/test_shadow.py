@@ -538,6 +538,27 @@ def test_signals_of_views(tmp_path):
         )
 
 
+@pytest.mark.parametrize("queries", [(), (shadow.View(), shadow.View())])
+def test_a_result_larger_than_the_host_budget_is_refused_before_any_work(queries, tmp_path):
+    references = shadow.stack([NET.target] * 3)
+    records = jm.Records(X, Y.astype(np.int32), ROWS[0])
+    spec = jm.SignalSpec(gradients=("layer_1",), gradient_norm=True)
+    found = shadow.extract(references, records, spec, queries=queries)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(found))
+
+    def extracted(**options):
+        return shadow.extract(references, records, spec, queries=queries, **options)
+
+    same(extracted(host_budget=size), found)
+    with pytest.raises(
+        ValueError,
+        match=rf"60 records by {3 * max(1, len(queries))} models take .*KiB \({size:,} bytes\), "
+        r"more than the host budget of .*KiB.*out=",
+    ):
+        extracted(host_budget=size - 1, progress=lambda *_: pytest.fail())
+    same(extracted(host_budget=0, out=tmp_path / "signals"), found)
+
+
 def test_augmentation_shows_the_views_that_queries_show():
     x = np.random.default_rng(0).normal(size=(400, 5, 5, 1)).astype(np.float32)
     found = np.asarray(shadow.MirrorAndShift(shift=1)(KEY, jnp.asarray(x)))

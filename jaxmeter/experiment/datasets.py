@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -135,67 +136,71 @@ class Cifar100:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Location30:
+class _Published:
+    """Zeros and ones in an archive of Shokri et al. (2017).
+
+    Attributes:
+      path: the archive or another file; see the data set.
+      members: how many records, drawn at random, the target is trained on.
+      nonmembers: how many of the others are given to the audit; None for all.
+      url: where the archive is.
+      sha256: what a download must have; None to take it as it comes.
+    """
+
+    _name: ClassVar[str]
+    _table: ClassVar[str]  # the file in the archive
+
+    path: Path | None = None
+    members: int
+    nonmembers: int | None
+    url: str
+    sha256: str | None = None
+
+    def files(self) -> tuple[Path, ...]:
+        """The file, downloaded if there is none."""
+        path = self.path or local(f"{self._name.replace('-', '').lower()}.npz")
+        if path is None:
+            return (fetched(self.url, sha256=self.sha256),)
+        return (_present(path, self._name),)
+
+    def read(self, key: jax.Array) -> Records:
+        """Members and non-members, drawn by the key."""
+        path = self.files()[0]
+        x, y = read_npz(path) if path.suffix == ".npz" else table(path, self._table)
+        x = x.astype(np.float32)
+        return _drawn(key, x, y, self.members, self.nonmembers, self._name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Location30(_Published):
     """Location-30: x of 446 zeros and ones, 30 classes, 5,010 records (Shokri et al. 2017).
 
     Attributes:
       path: the published archive, or an `.npz` file with `x` and `y`; None for location30.npz in
         the folder that JAXMETER_DATA names, or else the archive, downloaded.
-      members: how many records, drawn at random, the target is trained on.
-      nonmembers: how many of the others are given to the audit; None for all.
-      url: where the archive is.
-      sha256: what a download must have; None to take it as it comes.
     """
 
-    path: Path | None = None
+    _name = "Location-30"
+    _table = "bangkok"
     members: int = 1600
     nonmembers: int | None = 1600
     url: str = f"{_DATASETS}/dataset_location.tgz"
-    sha256: str | None = None
-
-    def files(self) -> tuple[Path, ...]:
-        """The file, downloaded if there is none."""
-        return (_chosen(self.path, "location30.npz", "Location-30", self.url, self.sha256),)
-
-    def read(self, key: jax.Array) -> Records:
-        """Members and non-members, drawn by the key."""
-        x, y = _vectors(self.files()[0], "bangkok")
-        return _drawn(key, x, y, self.members, self.nonmembers, "Location-30")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Purchase100:
+class Purchase100(_Published):
     """Purchase-100: x of 600 zeros and ones, 100 classes, 197,324 records (Shokri et al. 2017).
 
     Attributes:
       path: the published archive, or an `.npz` file with `x` and `y`; None for purchase100.npz in
         the folder that JAXMETER_DATA names, or else the archive, downloaded.
-      members: how many records, drawn at random, the target is trained on.
-      nonmembers: how many of the others are given to the audit; None for all.
-      url: where the archive is.
-      sha256: what a download must have; None to take it as it comes.
     """
 
-    path: Path | None = None
+    _name = "Purchase-100"
+    _table = "dataset_purchase"
     members: int = 20_000
     nonmembers: int | None = 20_000
     url: str = f"{_DATASETS}/dataset_purchase.tgz"
-    sha256: str | None = None
-
-    def files(self) -> tuple[Path, ...]:
-        """The file, downloaded if there is none."""
-        return (_chosen(self.path, "purchase100.npz", "Purchase-100", self.url, self.sha256),)
-
-    def read(self, key: jax.Array) -> Records:
-        """Members and non-members, drawn by the key."""
-        x, y = _vectors(self.files()[0], "dataset_purchase")
-        return _drawn(key, x, y, self.members, self.nonmembers, "Purchase-100")
-
-
-def _chosen(path: Path | None, name: str, what: str, url: str, sha256: str | None) -> Path:
-    """The file that was named, or the one in JAXMETER_DATA, or a download."""
-    path = path or local(name)
-    return fetched(url, sha256=sha256) if path is None else _present(path, what)
 
 
 def _present(path: Path, what: str) -> Path:
@@ -206,12 +211,6 @@ def _present(path: Path, what: str) -> Path:
             "have it downloaded."
         )
     return path
-
-
-def _vectors(path: Path, member: str) -> tuple[NDArray, NDArray]:
-    """The records of an `.npz` file or of a table in an archive, x as float32."""
-    x, y = read_npz(path) if path.suffix == ".npz" else table(path, member)
-    return x.astype(np.float32), y
 
 
 def _from_keras() -> list[tuple[NDArray, NDArray]]:

@@ -136,8 +136,8 @@ def _package() -> str:
     """The code that draws reports, by the hash of its files."""
     place = _HERE.parent
     digest = hashlib.sha256()
-    for name in ("page.py", "page.css", "figures.py", "findings.py", "verdict.py", "folder.py",
-                 "metrics.py", "report.py", "experiment/reopening.py"):  # fmt: skip
+    for name in ("page.py", "page.css", "figures.py", "facts.py", "findings.py", "verdict.py",
+                 "folder.py", "metrics.py", "report.py", "experiment/reopening.py"):  # fmt: skip
         digest.update(hashlib.sha256((place / name).read_bytes()).digest())
     return digest.hexdigest()
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxmeter.experiment.notes import noted
-from jaxmeter.findings import attack_facts, plain, score_arrays, target_facts
+from jaxmeter.facts import attack_facts, plain, score_arrays, target_facts
 from jaxmeter.measuring import counts, declined, measured
 from jaxmeter.target import TargetSpec
 

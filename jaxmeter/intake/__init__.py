@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxmeter.intake import surroundings
 from jaxmeter.intake.files import ACCEPTED, boundary, examined
-from jaxmeter.intake.reading import Choice
+from jaxmeter.intake.heads import Choice
 from jaxmeter.target import Target
 
 

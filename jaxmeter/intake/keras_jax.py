@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from jax import Array
 
+from jaxmeter.intake.heads import Choice, Seen
 from jaxmeter.intake.keras_model import (
     checked_input,
     layers_of,
@@ -24,7 +25,7 @@ from jaxmeter.intake.keras_model import (
     variables_of,
 )
 from jaxmeter.intake.keras_pass import Pass, runner
-from jaxmeter.intake.reading import Choice, Seen, as_target
+from jaxmeter.intake.reading import as_target
 from jaxmeter.target import Source, Target
 
 

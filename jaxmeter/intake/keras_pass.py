@@ -15,7 +15,7 @@ import keras
 from jax import Array
 from keras.src.models.functional import Functional  # the class behind keras.Model(inputs, outputs)
 
-from jaxmeter.intake.reading import Final
+from jaxmeter.intake.heads import Final
 
 _L = keras.layers
 _ENDINGS = {

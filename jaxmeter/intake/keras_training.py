@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import keras
 from jax import Array
 
+from jaxmeter.intake.heads import Final
 from jaxmeter.intake.keras_jax import from_keras
 from jaxmeter.intake.keras_model import layers_of, variables_of
 from jaxmeter.intake.keras_pass import Pass, runner
-from jaxmeter.intake.reading import Final
 from jaxmeter.intake.surroundings import undisturbed
 from jaxmeter.target import Target
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxmeter.intake.heads import Final, Seen
 from jaxmeter.intake.onnx_graph import Graph, Node, reads, run
-from jaxmeter.intake.reading import Final, Seen, as_target
+from jaxmeter.intake.reading import as_target
 from jaxmeter.shapes import PROBES
 from jaxmeter.target import Source, Target
 

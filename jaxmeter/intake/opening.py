@@ -14,21 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from jaxmeter.intake import surroundings
-from jaxmeter.intake.files import (
-    File,
-    check_graph,
+from jaxmeter.intake.configs import (
     check_layers,
-    check_links,
-    check_weights,
-    is_legacy_weights,
     layers_with,
-    line,
     op_layers,
     strange_parts,
     unknown_advice,
     unknown_classes,
 )
-from jaxmeter.intake.reading import Choice
+from jaxmeter.intake.files import (
+    File,
+    check_graph,
+    check_links,
+    check_weights,
+    is_legacy_weights,
+    line,
+)
+from jaxmeter.intake.heads import Choice
 from jaxmeter.target import Target
 
 # Activations that Keras 3 computes differently from the Keras 2 that wrote the file.

@@ -17,9 +17,9 @@ import numpy as np
 import tensorflow as tf
 import tf2onnx
 
+from jaxmeter.intake.heads import Choice
 from jaxmeter.intake.naming import unique
 from jaxmeter.intake.onnx_target import Binding, from_graph, layers_of
-from jaxmeter.intake.reading import Choice
 from jaxmeter.intake.tf_graph import Exported, exported
 from jaxmeter.target import Source, Target, layer_of
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tensorboardX import SummaryWriter
 
 from jaxmeter.attack import Fitted
-from jaxmeter.findings import plain
+from jaxmeter.facts import plain
 from jaxmeter.folder import rendered
 from jaxmeter.metrics import AttackResult
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxmeter import signals
 from jaxmeter.data import Records
+from jaxmeter.memory import human
 from jaxmeter.shadow.queries import View
 from jaxmeter.shadow.references import count, model
 from jaxmeter.signals import AnySpec, Signals, SignalSpec, storage
@@ -28,6 +29,7 @@ def extract(
     queries: Sequence[View] = (),
     out: str | PathLike[str] | None = None,
     device_budget: int = signals.DEVICE_BUDGET,
+    host_budget: int | None = None,
     dtype: Storage = "float32",
     devices: Sequence[jax.Device] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -42,7 +44,9 @@ def extract(
       out: a folder, not there yet or empty, into which the result is streamed. It is written under
         another name and renamed when complete; `load` reads it. The models are not needed then.
       device_budget: as for `jaxmeter.extract`.
-      dtype: likewise.
+      host_budget: bytes that the result may take in host memory; None for no limit. A folder's
+        result takes none.
+      dtype: as for `jaxmeter.extract`.
       devices: likewise.
       progress: called as `progress(passes done, passes)` before the first and after every pass of
         a model over a view.
@@ -51,7 +55,8 @@ def extract(
       Signals whose arrays have leading axes `[k, n]`, or `[k, q, n]` if there are queries.
 
     Raises:
-      ValueError: as `jaxmeter.extract`; and for views of records that are no images.
+      ValueError: as `jaxmeter.extract`; and for views of records that are no images. Before any
+        work if the result exceeds `host_budget`.
       FileExistsError: if there is something at `out` already.
 
     >>> from jaxmeter import from_function
@@ -66,6 +71,9 @@ def extract(
     if out is not None:
         storage.check_free(out)
     settings: dict[str, Any] = {"device_budget": device_budget, "dtype": dtype, "devices": devices}
+    if out is None:
+        each = k * len(looks)
+        check_memory(model(references, 0), each, records, spec, host_budget=host_budget, **settings)
     # View by view, so that each is made once; a model's arrays are small beside the records.
     passes = _passes(references, records, spec, k, looks, settings)
     first = next(passes)
@@ -91,6 +99,33 @@ def extract(
     with storage.writing(out, whole.only(spec)) as result:
         fill(result)
     return storage.load(out)
+
+
+def check_memory(
+    one: Target,
+    k: int,
+    records: Records,
+    spec: AnySpec,
+    *,
+    host_budget: int | None,
+    **settings: Any,
+) -> None:
+    """Raises a ValueError if signals of n records by k models like `one` exceed a host budget.
+
+    A view that models are queried with counts as a model. `settings` are those of `signals.plan`.
+    """
+    if host_budget is None:
+        return
+    todo = signals.plan(one, records.x, spec, **settings)
+    total = k * todo.result_bytes
+    if total > host_budget:
+        raise ValueError(
+            f"the signals of {todo.n} records by {k} models take {human(total)} ({total:,} bytes), "
+            f"more than the host budget of {human(host_budget)}: {human(todo.record_bytes)} a "
+            "record and model. Have fewer models, records, or signals (norms of gradients are "
+            "small), let shadow.extract write them to a folder (out=...), or raise the budget, "
+            "from which an audit takes the target's own signals first."
+        )
 
 
 def load(folder: str | PathLike[str]) -> Signals:
