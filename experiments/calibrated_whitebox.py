@@ -43,7 +43,6 @@ ABLATIONS: dict[str, tuple[Signal, ...]] = {
     "mean cosine": ("log odds", "mean cosine"),
     "class distance": ("log odds", "class distance"),
     "input norm": ("log odds", "input norm"),
-    "projections": ("log odds", "projections"),
     "queries": ("log odds", "queries"),
     "everything": (*STANDARD, "mean cosine", "class distance", "input norm"),
     "everything, queries": (*STANDARD, "mean cosine", "class distance", "input norm", "queries"),
@@ -177,8 +176,8 @@ def adult(file: Any) -> Kind:
     """6,016 of the people, and a network that has more parameters than it needs."""
     x, y = file["x_train"], file["y_train"]
     rows = some_of(first_of_equal(x), 6016)
-    net = shadow.of_flax(Perceptron(2, (256, 128)), input_shape=x.shape[1:])
-    recipe = shadow.RecipeConfig(learning_rate=1e-3, epochs=60, batch_size=64)
+    net = shadow.of_flax(Perceptron(2, (512, 256)), input_shape=x.shape[1:])
+    recipe = shadow.RecipeConfig(learning_rate=1e-3, schedule="cosine", epochs=30, batch_size=64)
     return Kind(x[rows], y[rows].astype(np.int32), net, recipe)
 
 
@@ -233,8 +232,9 @@ class Pool(NamedTuple):
 
 
 def everything_of(kind: Kind) -> jm.SignalSpec:
-    """All signals that such records have."""
-    scalars = tuple(s for s in jm.signals.SCALARS if s != "queries" or kind.x.ndim == 4)
+    """All signals that such records have, but random projections."""
+    unread = {"projections"} if kind.x.ndim == 4 else {"projections", "queries"}
+    scalars = tuple(scalar for scalar in jm.signals.SCALARS if scalar not in unread)
     return jm.SignalSpec(loss=False, label=False, gradient_norm=True, scalars=scalars)
 
 
