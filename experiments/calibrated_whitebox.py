@@ -47,7 +47,6 @@ ABLATIONS: dict[str, tuple[Signal, ...]] = {
     "everything": (*STANDARD, "mean cosine", "class distance", "input norm"),
     "everything, queries": (*STANDARD, "mean cosine", "class distance", "input norm", "queries"),
 }
-MAIN = ("log odds", "norms, alignment")  # where signals are not taken apart
 STANDARD_NAME = "calibrated: norms, alignment"
 NAMED = (
     "LiRA",
@@ -320,8 +319,9 @@ def attacked(
         start = time.perf_counter()
         found[name] = score(mine[0, held], theirs[:, 0, held], seen[:, held])
         seconds[name] = time.perf_counter() - start
-    sets = ABLATIONS if config.ablations else {name: ABLATIONS[name] for name in MAIN}
-    for name, names in sets.items():
+    for name, names in ABLATIONS.items():
+        if not config.ablations and names != STANDARD:
+            continue
         if "queries" in names and config.data != "cifar100":
             continue
         mine, theirs = of(*names)
@@ -479,9 +479,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     base = replace(BASE, pool=given.pool, targets=given.targets)
     runs = [
-        replace(base, data=data, k=k, ablations=k == 32 and data != "adult")
-        for data in given.data
-        for k in given.k
+        replace(base, data=data, k=k, ablations=k == 32) for data in given.data for k in given.k
     ]
     too_many = [config.k for config in runs if config.k > config.pool - 2]
     if too_many:
