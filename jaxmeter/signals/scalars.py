@@ -277,6 +277,7 @@ def _batch(target: Target, x: NDArray, y: NDArray, start: int, batch: int) -> tu
     return np.asarray(x[inside], target.spec.input_dtype), y[inside], rows < len(y)
 
 
+@partial(jax.jit, static_argnames=("kinds",))
 def _parts(
     target: Target, x: Array, y: Array, is_real: Array, *, kinds: tuple[str, ...]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], Array, dict[str, Any]]:
