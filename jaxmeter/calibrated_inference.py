@@ -1,8 +1,10 @@
 """The calibrated white box: a network that learns from reference models how to read a target."""
 
+import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import numpy as np
@@ -58,12 +60,12 @@ def stacked(names: tuple[Signal, ...], signals: Signals, y: NDArray) -> NDArray:
             found.append(_OF_LOGITS[name](signals.logits, y))
             continue
         if name == "gradient norms":
-            norms = signals.gradient_norms.values()
-            some = [-np.log(np.maximum(np.asarray(v, np.float64), _TINY)) for v in norms]
+            norms = _ordered(signals.gradient_norms)
+            some = [-np.log(np.maximum(np.asarray(v, np.float64), _TINY)) for _, v in norms]
         else:
             some = [
                 np.asarray(value, np.float64)
-                for scalar, value in signals.scalars.items()
+                for scalar, value in _ordered(signals.scalars)
                 if scalar == name or scalar.startswith(f"{name} ")
             ]
         if not some:
@@ -73,6 +75,19 @@ def stacked(names: tuple[Signal, ...], signals: Signals, y: NDArray) -> NDArray:
             )
         found += some
     return np.stack(found, axis=-2)
+
+
+def _ordered(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """By name, numbers in it as numbers: an order that target and references have in common.
+
+    A pytree's dicts come back sorted, and the layers of a model that was built again are counted on
+    ("dense_9", "dense_10" of one may be "dense", "dense_1" of the other).
+    """
+
+    def key(item: tuple[str, Any]) -> list[str | int]:
+        return [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", item[0])]
+
+    return sorted(values.items(), key=key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +141,7 @@ class CalibratedInference(Calibrated):
         scores = learned.scores(observed, references, was_member)
         targets, spread = attackable(was_member), None
         first = len(fit.records.y)
-        if targets is not None:
+        if targets is not None and learned.left_out is not None:
             spread = spread_of(learned.left_out[targets, first:], was_member[targets, first:])
         _, mine, theirs = np.split(scores, np.cumsum([first, len(select.records.y)]))
         return Found(mine, theirs, spread=spread)

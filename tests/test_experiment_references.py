@@ -16,6 +16,7 @@ from jaxmeter import experiment
 from jaxmeter.experiment import Mlp, ShadowModels, dispatch, finished, launch, reopening, results
 from jaxmeter.experiment.runs import attempt
 from jaxmeter.metrics import MetricWarning
+from jaxmeter.reference import NetworkConfig
 from jaxmeter.shadow import RecipeConfig, of_file
 from jaxmeter.streams import stream
 
@@ -107,6 +108,37 @@ def test_a_run_is_the_audit(done: Path):
     assert [row["budget"]["models_trained"] for row in found] == [0, 0, 6, 6]
     assert [bool(row["over_targets"]) for row in found] == [False, False, True, True]
     assert len(found[2]["over_targets"]["auc"]["values"]) == 6
+
+
+def test_a_learned_calibration_is_the_audits_and_the_same_each_time(done: Path, tmp_path: Path):
+    network = NetworkConfig(widths=(8,), steps=64)
+    attacks = (jm.Lira(), jm.CalibratedInference(network=network))
+    config, found = make_config(attacks=attacks), []
+    for name in ("one", "two"):
+        store = Path(shutil.copytree(done, tmp_path / name))
+        shutil.rmtree(store / "runs")
+        made = attempt(config, store)
+        assert made.state == "done", made.error
+        assert {"signals", "references", "attack:calibrated white box"} <= set(made.computed)
+        (run,) = finished.runs(store).finished
+        found.append([(run.folder / n).read_bytes() for n in ("scores.npz", "results.json")])
+    assert found[0] == found[1]
+    (saved,) = done.glob("stages/target/*/target.keras")
+    shadows = jm.Shadows(architecture=of_file(saved), recipe=REFERENCES.recipe, k=6)
+    records = config.data.read(stream(KEY, "members"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of so few records and models there is much to say
+        report = jm.audit(
+            jm.load_target(saved), records, key=KEY, attacks=attacks, references=shadows
+        )
+    expected = json.loads(json.dumps(report.facts()["attacks"]))
+    for row in expected:
+        del row["seconds"]
+    assert json.loads(found[0][1])["attacks"] == expected
+    with np.load(run.folder / "scores.npz", allow_pickle=False) as scores:
+        for key, row in zip(scores["keys"], report.rows, strict=True):
+            np.testing.assert_array_equal(scores[key], row.result.scores, err_msg=row.name)
+    assert expected[1]["over_targets"] and expected[1]["budget"]["parameters"]
 
 
 def test_signals_and_membership_are_kept_and_no_models(done: Path):

@@ -19,7 +19,8 @@ import jax
 import numpy as np
 import jaxmeter as jm
 from helpers import mlp_target, some_records
-SPEC = jm.SignalSpec(outputs=("logits", "a"), gradients=("c", "a/kernel"), gradient_norm=True)
+SPEC = jm.SignalSpec(outputs=("logits", "a"), gradients=("c", "a/kernel"), gradient_norm=True,
+                     scalars=("alignment", "mean cosine", "class distance", "input norm"))
 
 def same(found, expected):
     assert jax.tree.structure(found) == jax.tree.structure(expected)

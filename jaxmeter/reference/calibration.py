@@ -180,18 +180,16 @@ def disjoint_groups(was_member: NDArray, pairs: ArrayLike | None) -> list[list[i
     Raises:
       ValueError: if that would give away what they were trained on.
     """
-    if pairs is None and np.ptp(was_member.sum(axis=0)) == 0:
-        groups = _groups(was_member, None)
-        if all(len(group) == 1 for group in groups):
-            raise ValueError(
-                f"every record was seen by exactly {was_member[:, 0].sum()} of {len(was_member)} "
-                "models, and these are no complementary pairs. How many of the others saw a record "
-                "then gives away whether a left-out model did, and an attack would learn that. "
-                "Draw members in complementary pairs (jaxmeter.shadow.balanced_membership) or "
-                "independently."
-            )
-        return groups
-    return _groups(was_member, pairs)
+    groups = _groups(was_member, pairs)
+    counts = was_member.sum(axis=0)
+    if np.ptp(counts) == 0 and any(np.ptp(was_member[group].sum(axis=0)) for group in groups):
+        raise ValueError(
+            f"every record was seen by exactly {counts[0]} of {len(was_member)} models, and not "
+            "all are left out with a complement. How many others saw a record then gives away "
+            "whether a left-out model did, and an attack would learn that. Draw members in "
+            "complementary pairs (jaxmeter.shadow.balanced_membership) or independently."
+        )
+    return groups
 
 
 def _groups(was_member: NDArray, pairs: ArrayLike | None) -> list[list[int]]:

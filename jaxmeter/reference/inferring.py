@@ -5,7 +5,7 @@ records it was trained on. No member of the target is known.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -26,6 +26,7 @@ from jaxmeter.reference.networks import Network, NetworkConfig, fitted
 
 CONFIG = NetworkConfig(steps=1000, batch_size=512)
 FOLDS = 5
+_FEWEST = 4  # groups of models for a cross-validation; a fold's network is fitted on three or more
 _MOST = 2**28  # numbers of features that are fitted on; of more records a part is drawn
 
 
@@ -33,10 +34,11 @@ class Calibrated(NamedTuple):
     """What was learned from reference models; `scores` applies it to a target.
 
     Attributes:
-      networks: one a fold, fitted without the models of that fold.
+      networks: one a fold, of whose models it has seen nothing.
       online: whether models that saw a record are used.
-      left_out: scores of each reference model's records by the network that was fitted without that
-        model, from statistics without it, `[k, n]`.
+      left_out: scores of each reference model's records as if it were the target, `[k, n]`: by the
+        network and the statistics of the models outside its fold. None where there are too few
+        models for a cross-validation (less than four pairs).
       uses_networks: False where they rank members of left-out models no better than the
         log-likelihood ratio of the first signal does (LiRA, or one-sided offline); then that is the
         score.
@@ -44,7 +46,7 @@ class Calibrated(NamedTuple):
 
     networks: tuple[Network, ...]
     online: bool
-    left_out: NDArray
+    left_out: NDArray | None
     uses_networks: bool
 
     def scores(
@@ -80,8 +82,9 @@ def learn(
 
     Every reference model in turn is looked at as if it were the target, by the statistics of the
     others, less its complement (`calibrate_left_out`). Networks are fitted to tell the records it
-    was trained on. Cross-validation goes by models, complementary ones together, since cells of one
-    model are alike.
+    was trained on. Cross-validation goes by models, complementary ones together, and a fold's
+    models are in nothing that its network is fitted on: not among the cells, nor in the statistics
+    of the others' cells, whose labels would give theirs away.
 
     Args:
       key: PRNG key, consumed.
@@ -114,15 +117,22 @@ def learn(
             "nothing is left to compare a left-out model with. Give at least two complementary "
             "pairs, better eight."
         )
-    part = _part(key, seen, values)
-    features = calibrate_left_out(values, seen, pairs=pairs, online=online)
-    baseline = np.stack([_baseline(one, online) for one in features])
-    networks, left_out = [], np.empty(seen.shape)
+    part, networks = _part(key, seen, values), []
+    together = np.array([group for group in groups if len(group) == 2], int).reshape(-1, 2)
+    if len(groups) < _FEWEST:
+        features = calibrate_left_out(values, seen, pairs=together, online=online)
+        network = _fitted(key, features, seen, part, config)
+        return Calibrated((network,), online, None, True)
+    left_out, baseline = np.empty(seen.shape), np.empty(seen.shape)
     for i, fold in enumerate(_folds(groups, folds)):
-        others = np.setdiff1d(np.arange(len(seen)), fold)
-        network = _fitted(jax.random.fold_in(key, i), features, seen, others, part, config)
+        rest = np.setdiff1d(np.arange(len(seen)), fold)
+        theirs, known = values[rest], seen[rest]
+        features = calibrate_left_out(theirs, known, pairs=_among(rest, together), online=online)
+        network = _fitted(jax.random.fold_in(key, i), features, known, part, config)
         for model in fold:
-            left_out[model] = network(_flat(features[model]))[:, 0]
+            found = calibrate(values[model], theirs, known, online=online)
+            left_out[model] = network(_flat(found))[:, 0]
+            baseline[model] = _baseline(found, online)
         networks.append(network)
     better = _mean_auc(left_out, seen) > _mean_auc(baseline, seen)
     return Calibrated(tuple(networks), online, left_out if better else baseline, bool(better))
@@ -211,7 +221,7 @@ def supervised(
     disjoint_groups(seen, pairs)
     theirs = calibrate_left_out(values, seen, pairs=pairs)
     mine = _flat(calibrate(observed, values, seen))
-    part, every = _part(key, seen, values), np.arange(len(seen))
+    part = _part(key, seen, values)
     random = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     place = np.full(n, -1)
     place[is_known] = random.permutation(np.arange(is_known.sum()) % folds)
@@ -219,7 +229,7 @@ def supervised(
     for fold in range(folds):
         others = is_known & (place != fold)
         own = (mine[others], truth[others])
-        network = _fitted(jax.random.fold_in(key, fold), theirs, seen, every, part, config, own)
+        network = _fitted(jax.random.fold_in(key, fold), theirs, seen, part, config, own)
         scores = network(mine)[:, 0]
         found += np.where(place == fold, scores, np.where(is_known, 0, scores / folds))
     return found
@@ -229,15 +239,14 @@ def _fitted(
     key: Array,
     features: NDArray,
     seen: NDArray,
-    models: NDArray,
     part: NDArray,
     config: NetworkConfig | None,
     own: tuple[NDArray, NDArray] | None = None,
 ) -> Network:
-    """A network fitted on some models' cells of some records, and on `own` features and truth."""
+    """A network fitted on the models' cells of some records, and on `own` features and truth."""
 
     def draw(random: np.random.Generator, size: int) -> tuple[NDArray, NDArray]:
-        at, records = random.choice(models, size), random.choice(part, size)
+        at, records = random.integers(len(seen), size=size), random.choice(part, size)
         x, truth = _flat(features[at, records]), seen[at, records]
         if own is not None:
             half = size // 2
@@ -267,16 +276,13 @@ def _folds(groups: Sequence[Sequence[int]], folds: int) -> list[NDArray]:
     return [np.sort(np.concatenate(groups[i::count])) for i in range(count)]
 
 
-def _among(use: NDArray, pairs: ArrayLike | None) -> Any:
+def _among(use: NDArray, pairs: ArrayLike | None) -> NDArray | None:
     """Pairs counted among the models in use; those that lack one are left out."""
     if pairs is None:
         return None
     place = {int(model): i for i, model in enumerate(use)}
-    both = [
-        (place[int(a)], place[int(b)])
-        for a, b in np.asarray(pairs).reshape(-1, 2)
-        if int(a) in place and int(b) in place
-    ]
+    every = np.asarray(pairs, int).reshape(-1, 2).tolist()
+    both = [(place[a], place[b]) for a, b in every if a in place and b in place]
     return np.array(both, int).reshape(-1, 2)
 
 

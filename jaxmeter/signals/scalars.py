@@ -39,6 +39,7 @@ _COMPARE = {"alignment", "mean cosine", "class distance"}  # with what records h
 _DAMPING = 0.1  # of a second moment's mean eigenvalue, added to all
 _WIDEST = 2048  # inputs or outputs of a layer of which more than variances are taken
 _PROJECTIONS = 4
+_NEAREST = 1e-5  # distance to a class mean over the output's length; below, it is rounding
 _TINY = 1e-30
 _LARGEST = 1024  # records at once in the first pass
 
@@ -122,8 +123,10 @@ def of_record(
         product = sum(_inner_product(terms[name], context.mean[name]) for name in mine)
         found[f"mean cosine {layer}"] = product / _over(terms, mine)
     for layer, centres in context.centres.items():
-        apart = _pooled(_output(out, layer)) - centres[y]
-        found[f"class distance {layer}"] = -jnp.log(jnp.maximum(_length(apart), _TINY))
+        value = _pooled(_output(out, layer))
+        least = jnp.maximum(_NEAREST * _length(value), _TINY)  # the only one of its class: rounding
+        distance = jnp.maximum(_length(value - centres[y]), least)
+        found[f"class distance {layer}"] = -jnp.log(distance)
     if "input norm" in kinds:
         norm = _length(jax.grad(partial(_log_odds, target, y=y))(x))
         found["input norm"] = -jnp.log(jnp.maximum(norm, _TINY))
@@ -277,7 +280,7 @@ def _batch(target: Target, x: NDArray, y: NDArray, start: int, batch: int) -> tu
     return np.asarray(x[inside], target.spec.input_dtype), y[inside], rows < len(y)
 
 
-@partial(jax.jit, static_argnames=("kinds",))
+@partial(jax.jit, static_argnames=("kinds",))  # traced once for all models of a kind
 def _parts(
     target: Target, x: Array, y: Array, is_real: Array, *, kinds: tuple[str, ...]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], Array, dict[str, Any]]:
