@@ -367,7 +367,7 @@ def test_independent_signals_add_up():
 
 
 def test_where_the_network_is_no_better_the_first_ratio_is_the_score():
-    values, seen = with_effect(8, 200, (1.5, 0.0))
+    values, seen = with_effect(10, 200, (1.5, 0.0))
     found = reference.learn(jax.random.key(0), values[2:], seen[2:], config=UNTAUGHT)
     assert not found.uses_networks
     features = calibrate(values[0], values[2:], seen[2:])
@@ -381,6 +381,16 @@ def test_where_the_network_is_no_better_the_first_ratio_is_the_score():
     assert not offline.uses_networks
     expected = calibrate(values[0], values, seen, online=False)[:, 0, OFFLINE.index("over OUT")]
     np.testing.assert_array_equal(offline.scores(values[0], values, seen), expected)
+
+
+@pytest.mark.parametrize("k", [4, 6])
+def test_few_models_teach_a_network_and_cannot_check_it(k):
+    values, seen = with_effect(k + 2, 400)
+    found = reference.learn(jax.random.key(0), values[2:], seen[2:], config=QUICK)
+    assert found.left_out is None and len(found.networks) == 1
+    assert interval(found.scores(values[0], values[2:], seen[2:]), seen[0]).low > 0.55
+    with pytest.raises(ValueError, match="at least two complementary"):
+        reference.learn(jax.random.key(0), values[:2], seen[:2], config=QUICK)
 
 
 def test_the_function_is_learning_and_scoring():
