@@ -1,5 +1,6 @@
 """The calibrated white box: a network that learns from reference models how to read a target."""
 
+import re
 import warnings
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -53,25 +54,38 @@ def stacked(names: tuple[Signal, ...], signals: Signals, y: NDArray) -> NDArray:
     """
     found: list[NDArray] = []
     for name in names:
-        if name in _OF_LOGITS:
-            found.append(_OF_LOGITS[name](signals.logits, y))
-            continue
-        if name == "gradient norms":
-            norms = signals.gradient_norms.values()
-            some = [-np.log(np.maximum(np.asarray(v, np.float64), _TINY)) for v in norms]
-        else:
-            some = [
-                np.asarray(value, np.float64)
-                for scalar, value in signals.scalars.items()
-                if scalar == name or scalar.startswith(f"{name} ")
-            ]
+        some = by_place(name, signals, y)
         if not some:
             raise ValueError(
                 f"the signals hold no {name}; extract them with SignalSpec(gradient_norm=True) or "
                 f"SignalSpec(scalars=({name!r},)). (Only kernels have an alignment.)"
             )
-        found += some
+        found += some.values()
     return np.stack(found, axis=-2)
+
+
+def by_place(name: Signal, signals: Signals, y: NDArray) -> dict[str, NDArray]:
+    """The signals that a name stands for, float64 `[n]` or `[k, n]`, by layer or variable.
+
+    In the order of these names, numbers in them by size: dicts of arrays lose the model's order
+    when JAX maps over them, and the target's signals must be paired with the same of the reference
+    models, whose layers a framework may have counted on ("dense_9", "dense_10").
+    """
+    if name in _OF_LOGITS:
+        return {"": _OF_LOGITS[name](signals.logits, y)}
+    found: dict[str, NDArray] = {}
+    if name == "gradient norms":
+        for layer, norm in signals.gradient_norms.items():
+            found[layer] = -np.log(np.maximum(np.asarray(norm, np.float64), _TINY))
+    for scalar, value in signals.scalars.items():
+        if scalar == name or scalar.startswith(f"{name} "):
+            found[scalar[len(name) + 1 :]] = np.asarray(value, np.float64)
+    return {place: found[place] for place in sorted(found, key=_counted)}
+
+
+def _counted(name: str) -> list[tuple[int, str]]:
+    """A key to sort names by, in which "dense_9" comes before "dense_10"."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 @dataclass(frozen=True, kw_only=True)
