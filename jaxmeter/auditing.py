@@ -29,9 +29,10 @@ from jaxmeter.catalogue import (
     union,
 )
 from jaxmeter.data import Records, split_indices
+from jaxmeter.layer_ranking import completed, measured_layers
 from jaxmeter.measuring import counts, declined, measured
 from jaxmeter.parts import SeenBy
-from jaxmeter.referenced import References, Shadows, seen_by, trained
+from jaxmeter.referenced import References, Shadows, epochs_shown, seen_by, trained
 from jaxmeter.report import Report
 from jaxmeter.scores import correctness
 from jaxmeter.signals import DEVICE_BUDGET, SignalSpec, check_records, extract
@@ -132,7 +133,7 @@ def _audit(
     target = target.for_inputs(records.x.shape[1:])
     check_records(target, records)
     reads = [read_by(attack, target) for attack in attacks]
-    wanted = union(reads, target)
+    wanted = completed(union(reads, target), target)
     seed = " ".join(map(str, jax.random.key_data(key).ravel().tolist()))
     indices = split_indices(stream(key, "split"), records, fractions, overlap=overlap)
     used = np.concatenate(indices)
@@ -206,6 +207,9 @@ def _audit(
             "attacks": [repr(attack) for attack in attacks],
             **_described(references, seen, reference_seconds),
         },
+        layers=measured_layers(
+            parts[2].signals, parts[2].records, target.spec, parts[2].references
+        ),
     )
 
 
@@ -219,16 +223,10 @@ def _seen(
 ) -> SeenBy:
     """The records as the reference models see them, which are trained first if need be."""
     if isinstance(references, Shadows):
-
-        def show(now: shadow.Progress) -> None:
-            if progress:
-                epochs = now.of_models * now.of_epochs
-                progress("epochs of reference models", round(now.fraction * epochs), epochs)
-
-        references = trained(key, references, records, show)
+        references = trained(key, references, records, epochs_shown(progress))
     model = shadow.model(references.models, 0).for_inputs(records.x.shape[1:])
     wanted = [attack.reads(model).resolved(model) for attack in calibrated(attacks)]
-    spec = reduce(lambda a, b: a.union(b), wanted)
+    spec = completed(reduce(lambda a, b: a.union(b), wanted), model)
     return seen_by(
         references,
         records,
