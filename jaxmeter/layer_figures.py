@@ -13,13 +13,13 @@ if TYPE_CHECKING:  # `layer_ranking` imports this module; only the types are nee
     from jaxmeter.layer_ranking import LayerMap
 
 MARKERS = {"activation": "o", "gradient": "s", "gradient norm": "D"}
-_NAMED_LAYERS = 40  # of more, layers are points across
+_NAMED_LAYERS = 24  # of more, layers are points across
 
 
 def layer_figure(found: "LayerMap") -> Figure:
     """Every signal's AUC with its 95% interval, layer by layer in the model's order.
 
-    Up to 40 layers one under the other by name; more from left to right. Filled marks are those
+    Up to 24 layers one under the other by name; more from left to right. Filled marks are those
     that cannot be told from the best (`LayerMap.candidates`). The black box is a line.
     """
     names, candidates = list(found.layers), {id(row) for row in found.candidates}
@@ -84,12 +84,12 @@ def layer_figure(found: "LayerMap") -> Figure:
             ax.axhline(border - 0.5, color=RULE, lw=0.6)
         ax.grid(True, axis="x", color=RULE, lw=0.6, alpha=0.7)
     else:
-        ticks = np.unique(np.linspace(0, len(names) - 1, 6).round().astype(int))
+        ticks = np.unique(np.linspace(0, len(names) - 1, 4).round().astype(int))
         ax.set_xticks(ticks, [shortened(names[i], 14) for i in ticks], parse_math=False)
         ax.set_xlim(-1, len(names))
         ax.set_ylim(*limits)
-        ax.set_xlabel(f"{len(names)} layers, from the input to the output")
-        ax.set_ylabel(f"AUC of one signal{by}")
+        ax.set_xlabel(f"{len(names)} layers, from input to output{by}")
+        ax.set_ylabel("AUC of one signal")
         ax.grid(True, axis="y", color=RULE, lw=0.6, alpha=0.7)
     set_legend(figure, handles, labels, loc="outside upper left", ncols=3)
     return figure
