@@ -36,7 +36,8 @@ from jaxmeter.catalogue import (
 from jaxmeter.data import Records, split
 from jaxmeter.gradients import Outer, gradient_norms, per_example_gradients
 from jaxmeter.intake import load_target
-from jaxmeter.layer_ranking import LayerMap, layer_map
+from jaxmeter.layer_ranking import layer_map
+from jaxmeter.layer_results import LayerMap
 from jaxmeter.metrics import AttackResult, evaluate
 from jaxmeter.privacy_meter_text import read_privacy_meter, write_privacy_meter
 from jaxmeter.referenced import References, Shadows

@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 from jaxmeter.figures import INK, MUTED, PALETTE, RULE, set_legend, sheet
 from jaxmeter.findings import plural, shortened
 
-if TYPE_CHECKING:  # `layer_ranking` imports this module; only the types are needed the other way.
-    from jaxmeter.layer_ranking import LayerMap
+if TYPE_CHECKING:  # `layer_results` imports this module; only the types are needed the other way.
+    from jaxmeter.layer_results import LayerMap
 
 MARKERS = {"activation": "o", "gradient": "s", "gradient norm": "D"}
 _NAMED_LAYERS = 24  # of more, layers are points across

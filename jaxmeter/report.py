@@ -19,7 +19,7 @@ from jaxmeter.target import TargetSpec
 
 if TYPE_CHECKING:  # Only for annotations: what a report is does not depend on how attacks work.
     from jaxmeter.catalogue import Epoch
-    from jaxmeter.layer_ranking import LayerMap
+    from jaxmeter.layer_results import LayerMap
 
 
 @dataclass(frozen=True, kw_only=True)

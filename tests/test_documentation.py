@@ -166,6 +166,7 @@ ARROWS = {
     "released": {"attack", "gradients", "signals"},
     "risk_figures": {"figures", "metrics"},
     "layer_figures": {"figures", "findings"},
+    "layer_results": {"findings", "layer_figures", "metrics"},
     "folder": {"figures", "findings", "page", "risk_figures"},
     "report": {"data", "findings", "folder", "metrics", "spread", "target", "verdict"},
     "streams": set(),
@@ -180,8 +181,8 @@ ARROWS = {
     },
     "referenced": {"data", "parts", "reference", "shadow", "signals", "streams", "target"},
     "layer_ranking": {
-        *("calibrated", "calibrated_inference", "data", "findings", "layer_figures", "metrics"),
-        *("parts", "reference", "referenced", "signals", "target"),
+        *("calibrated", "calibrated_inference", "data", "layer_results", "metrics", "parts"),
+        *("reference", "referenced", "signals", "target"),
     },
     "measuring": {"metrics", "report", "target"},
     "auditing": {
@@ -350,6 +351,7 @@ ARROWS = {
             "gradients",
             "intake",
             "layer_ranking",
+            "layer_results",
             "logits",
             "meter",
             "metrics",

@@ -14,7 +14,8 @@ from rich.console import Console
 import jaxmeter as jm
 from jaxmeter import layer_figures, page
 from jaxmeter.calibrated_inference import by_place, stacked
-from jaxmeter.layer_ranking import READS, LayerMap, LayerSignal, measured_layers
+from jaxmeter.layer_ranking import READS, measured_layers
+from jaxmeter.layer_results import LayerMap, LayerSignal
 from jaxmeter.metrics import MetricWarning
 from jaxmeter.parts import SeenBy
 from jaxmeter.reference import ReferenceWarning
