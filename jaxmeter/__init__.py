@@ -36,6 +36,8 @@ from jaxmeter.catalogue import (
 from jaxmeter.data import Records, split
 from jaxmeter.gradients import Outer, gradient_norms, per_example_gradients
 from jaxmeter.intake import load_target
+from jaxmeter.layer_ranking import layer_map
+from jaxmeter.layer_results import LayerMap
 from jaxmeter.metrics import AttackResult, evaluate
 from jaxmeter.privacy_meter_text import read_privacy_meter, write_privacy_meter
 from jaxmeter.referenced import References, Shadows
@@ -61,6 +63,7 @@ __all__ = [
     "FitConfig",
     "Fitted",
     "GradientNorm",
+    "LayerMap",
     "Learned",
     "Lira",
     "LiraOffline",
@@ -89,6 +92,7 @@ __all__ = [
     "from_function",
     "gradient_norms",
     "inference_model",
+    "layer_map",
     "load_target",
     "logits",
     "meter",

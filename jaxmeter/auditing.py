@@ -29,10 +29,11 @@ from jaxmeter.catalogue import (
     union,
 )
 from jaxmeter.data import Records, split_indices
+from jaxmeter.layer_ranking import completed, measured_layers
 from jaxmeter.measuring import counts, declined, measured
 from jaxmeter.memory import tree_bytes
 from jaxmeter.parts import SeenBy
-from jaxmeter.referenced import References, Shadows, seen_by, trained
+from jaxmeter.referenced import References, Shadows, epochs_shown, seen_by, trained
 from jaxmeter.report import Report
 from jaxmeter.scores import correctness
 from jaxmeter.shadow.extraction import check_memory
@@ -136,7 +137,7 @@ def _audit(
     target = target.for_inputs(records.x.shape[1:])
     check_records(target, records)
     reads = [read_by(attack, target) for attack in attacks]
-    wanted = union(reads, target)
+    wanted = completed(union(reads, target), target)
     seed = " ".join(map(str, jax.random.key_data(key).ravel().tolist()))
     indices = split_indices(stream(key, "split"), records, fractions, overlap=overlap)
     used = np.concatenate(indices)
@@ -212,6 +213,9 @@ def _audit(
             "attacks": [repr(attack) for attack in attacks],
             **_described(references, seen, reference_seconds),
         },
+        layers=measured_layers(
+            parts[2].signals, parts[2].records, target.spec, parts[2].references
+        ),
     )
 
 
@@ -231,14 +235,8 @@ def _seen(
         model = shadow.model(references.models, 0)
     model = model.for_inputs(records.x.shape[1:])
     wanted = [attack.reads(model).resolved(model) for attack in calibrated(attacks)]
-    spec = reduce(lambda a, b: a.union(b), wanted)
+    spec = completed(reduce(lambda a, b: a.union(b), wanted), model)
     if isinstance(references, Shadows):
-
-        def show(now: shadow.Progress) -> None:
-            if progress:
-                epochs = now.of_models * now.of_epochs
-                progress("epochs of reference models", round(now.fraction * epochs), epochs)
-
         check_memory(
             model,
             references.k,
@@ -247,7 +245,7 @@ def _seen(
             host_budget=host_budget,
             device_budget=device_budget,
         )
-        references = trained(key, references, records, show)
+        references = trained(key, references, records, epochs_shown(progress))
     return seen_by(
         references,
         records,

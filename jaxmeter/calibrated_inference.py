@@ -2,9 +2,8 @@
 
 import re
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax
 import numpy as np
@@ -56,38 +55,38 @@ def stacked(names: tuple[Signal, ...], signals: Signals, y: NDArray) -> NDArray:
     """
     found: list[NDArray] = []
     for name in names:
-        if name in _OF_LOGITS:
-            found.append(_OF_LOGITS[name](signals.logits, y))
-            continue
-        if name == "gradient norms":
-            norms = _ordered(signals.gradient_norms)
-            some = [-np.log(np.maximum(np.asarray(v, np.float64), _TINY)) for _, v in norms]
-        else:
-            some = [
-                np.asarray(value, np.float64)
-                for scalar, value in _ordered(signals.scalars)
-                if scalar == name or scalar.startswith(f"{name} ")
-            ]
+        some = by_place(name, signals, y)
         if not some:
             raise ValueError(
                 f"the signals hold no {name}; extract them with SignalSpec(gradient_norm=True) or "
                 f"SignalSpec(scalars=({name!r},)). (Only kernels have an alignment.)"
             )
-        found += some
+        found += some.values()
     return np.stack(found, axis=-2)
 
 
-def _ordered(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """By name, numbers in it as numbers: an order that target and references have in common.
+def by_place(name: Signal, signals: Signals, y: NDArray) -> dict[str, NDArray]:
+    """The signals that a name stands for, float64 `[n]` or `[k, n]`, by layer or variable.
 
-    A pytree's dicts come back sorted, and the layers of a model that was built again are counted on
-    ("dense_9", "dense_10" of one may be "dense", "dense_1" of the other).
+    In the order of these names, numbers in them by size: dicts of arrays lose the model's order
+    when JAX maps over them, and the target's signals must be paired with the same of the reference
+    models, whose layers a framework may have counted on ("dense_9", "dense_10").
     """
+    if name in _OF_LOGITS:
+        return {"": _OF_LOGITS[name](signals.logits, y)}
+    found: dict[str, NDArray] = {}
+    if name == "gradient norms":
+        for layer, norm in signals.gradient_norms.items():
+            found[layer] = -np.log(np.maximum(np.asarray(norm, np.float64), _TINY))
+    for scalar, value in signals.scalars.items():
+        if scalar == name or scalar.startswith(f"{name} "):
+            found[scalar[len(name) + 1 :]] = np.asarray(value, np.float64)
+    return {place: found[place] for place in sorted(found, key=_counted)}
 
-    def key(item: tuple[str, Any]) -> list[str | int]:
-        return [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", item[0])]
 
-    return sorted(values.items(), key=key)
+def _counted(name: str) -> list[tuple[int, str]]:
+    """A key to sort names by, in which "dense_9" comes before "dense_10"."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,12 +129,7 @@ def split_indices(
     if not fractions or min(fractions) <= 0 or sum(fractions) > 1 + 1e-9:
         raise ValueError(f"fractions are {fractions}; they must be positive and sum to at most 1.")
     content = content_ids(records.x)
-    conflicts = conflicting(records, content)
-    keep = np.ones(len(records.y), bool)
-    if conflicts.size:
-        if overlap == "error":
-            raise ValueError(_overlap_message(records, conflicts))
-        keep[conflicts] = False
+    keep = unambiguous(records, overlap, content)
     _warn_of_near_copies(records, keep)
     part_of = _assign(key, content, records.is_member, keep, fractions)
     parts = tuple(np.flatnonzero(part_of == i) for i in range(len(fractions)))
@@ -148,6 +143,23 @@ def split_indices(
                 "hundreds to measure it well. Give more records or larger fractions."
             )
     return parts
+
+
+def unambiguous(
+    records: Records, overlap: Literal["error", "drop"], content: NDArray | None = None
+) -> NDArray:
+    """Which records are not given both as member and as non-member, bool `[n]`.
+
+    Raises:
+      ValueError: if some are, and `overlap` is "error".
+    """
+    conflicts = conflicting(records, content)
+    keep = np.ones(len(records.y), bool)
+    if conflicts.size:
+        if overlap == "error":
+            raise ValueError(_overlap_message(records, conflicts))
+        keep[conflicts] = False
+    return keep
 
 
 def conflicting(records: Records, content: NDArray | None = None) -> NDArray:

@@ -60,6 +60,7 @@ def facts(report: "Report", verdict: dict[str, Any]) -> dict[str, Any]:
                 "attack": top.name,
                 "records": [record._asdict() for record in exposed(report, top)],
             },
+            "layers": None if report.layers is None else report.layers.facts(),
             "notes": report.notes,
             "seed": report.seed,
             "settings": report.settings,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # `report` imports this module; only the types are needed the
     from jaxmeter.report import Report
 
 FIGURES = (
-    *("roc", "histograms", "classes", "class_scores", "gradient_norms", "exposed"),
+    *("roc", "histograms", "layers", "classes", "class_scores", "gradient_norms", "exposed"),
     "history",
 )
 FILES = ("report.html", "results.json", "scores.npz")
@@ -160,6 +160,8 @@ def _drawn(report: "Report") -> dict[str, Figure]:
         "histograms": figures.histogram_figure(report),
         "classes": figures.class_figure(report),
     }
+    if report.layers is not None:
+        drawn["layers"] = report.layers.figure()
     held, top = report.held, findings.best(report).result
     drawn["class_scores"] = risk_figures.class_scores_figure(top.scores, held.y, held.is_member)
     norms = findings.gradient_norms(report)

@@ -7,7 +7,7 @@ data file does not. Every text from outside passes `html.escape`.
 import math
 from typing import Any
 
-from jaxmeter import markup, targets_section
+from jaxmeter import layers_section, markup, targets_section
 from jaxmeter.findings import clean, percent, plural, rate_name, shortened
 from jaxmeter.markup import caption, figure, p_value, section, signed, text
 
@@ -18,7 +18,7 @@ def page(facts: dict[str, Any], figures: dict[str, str]) -> str:
     Args:
       facts: from `facts.facts`.
       figures: SVG files by name; "roc", "histograms", "classes" and "class_scores", and where they
-        make sense "gradient_norms", "exposed" and "history".
+        make sense "layers", "gradient_norms", "exposed" and "history".
     """
     verdict = facts["verdict"]
     body = [
@@ -47,6 +47,7 @@ def page(facts: dict[str, Any], figures: dict[str, str]) -> str:
                 "beyond them; an axis is logarithmic where one bin holds more than half."
             ),
         ),
+        *_layers(facts, figures),
         _classes(facts, figures),
         *_norms(figures),
         _exposed(facts, figures),
@@ -180,6 +181,12 @@ def _classes(facts: dict[str, Any], figures: dict[str, str]) -> str:
             "classes."
         ),
     )
+
+
+def _layers(facts: dict[str, Any], figures: dict[str, str]) -> list[str]:
+    """The section on layers, where an attack has read signals of some."""
+    found = facts.get("layers")
+    return [layers_section.section(found, figures)] if found and "layers" in figures else []
 
 
 def _norms(figures: dict[str, str]) -> list[str]:

@@ -76,6 +76,19 @@ class Shadows:
             )
 
 
+def epochs_shown(
+    progress: Callable[[str, int, int], None] | None,
+) -> Callable[[shadow.Progress], None]:
+    """What `trained` calls, to show epochs done as `progress(stage, done, total)`."""
+
+    def show(now: shadow.Progress) -> None:
+        if progress:
+            epochs = now.of_models * now.of_epochs
+            progress("epochs of reference models", round(now.fraction * epochs), epochs)
+
+    return show
+
+
 def trained(
     key: jax.Array,
     shadows: Shadows,

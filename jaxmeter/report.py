@@ -19,6 +19,7 @@ from jaxmeter.target import TargetSpec
 
 if TYPE_CHECKING:  # Only for annotations: what a report is does not depend on how attacks work.
     from jaxmeter.catalogue import Epoch
+    from jaxmeter.layer_results import LayerMap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +89,8 @@ class Report:
       notes: warnings raised on the way.
       versions: `(package, version)` pairs, Python included.
       device: what JAX computed on.
+      layers: what each layer gives away on the held-out records, where an attack read signals of
+        layers; see `jaxmeter.layer_map`.
     """
 
     rows: tuple[Row, ...]
@@ -103,6 +106,7 @@ class Report:
     versions: tuple[tuple[str, str], ...] = ()
     device: str = ""
     settings: dict = field(default_factory=dict)
+    layers: "LayerMap | None" = None
 
     @property
     def best(self) -> Row:

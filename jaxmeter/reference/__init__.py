@@ -14,6 +14,7 @@ from jaxmeter.reference.calibration import (
     calibrate,
     calibrate_left_out,
     count_leak,
+    separation,
 )
 from jaxmeter.reference.cells import ReferenceWarning
 from jaxmeter.reference.gaussian import lira, lira_joint, lira_offline, lira_offline_two_sided
@@ -67,6 +68,7 @@ __all__ = [
     "log_ratio_offline",
     "quantile_gaussian",
     "quantile_pinball",
+    "separation",
     "rmia",
     "rmia_offline",
     "shokri",

@@ -111,6 +111,16 @@ def calibrate(
     return _features(found - origin, origin, _statistics(moments, online=online), online=online)
 
 
+def separation(features: NDArray, *, online: bool = True) -> NDArray:
+    """The one column of features `[n, s, c]` that ranks members by itself, `[n, s]`.
+
+    The log-likelihood ratio with shared variances; offline, how far a signal is above what models
+    say that did not see the record.
+    """
+    names = ONLINE if online else OFFLINE
+    return features[..., names.index("log-ratio, shared variances" if online else "over OUT")]
+
+
 def calibrate_left_out(
     references: ArrayLike,
     was_member: ArrayLike,

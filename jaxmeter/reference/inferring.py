@@ -14,11 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from jaxmeter.metrics import AttackResult
 from jaxmeter.reference.calibration import (
-    OFFLINE,
     ONLINE,
     calibrate,
     calibrate_left_out,
     disjoint_groups,
+    separation,
 )
 from jaxmeter.reference.cells import membership
 from jaxmeter.reference.learned import logistic
@@ -287,9 +287,8 @@ def _among(use: NDArray, pairs: ArrayLike | None) -> NDArray | None:
 
 
 def _baseline(features: NDArray, online: bool) -> NDArray:
-    """The first signal's ratio with shared variances, of features `[n, s, c]`."""
-    names = ONLINE if online else OFFLINE
-    return features[:, 0, names.index("log-ratio, shared variances" if online else "over OUT")]
+    """The first signal's ratio, of features `[n, s, c]`."""
+    return separation(features, online=online)[:, 0]
 
 
 def _flat(features: NDArray) -> NDArray:
