@@ -444,8 +444,8 @@ def table(config: Config, store: Path) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     spent = json.loads((place_of(config, store) / "seconds.json").read_text("utf-8"))
     lines.append(
-        f"\nSeconds for the signals of a model: logits {spent['logits']:.2f}, logits, gradient norms "
-        f"and alignment {spent['white']:.2f}."
+        f"\nSeconds for a model's signals: logits {spent['logits']:.2f}; logits, gradient norms and "
+        f"alignment {spent['white']:.2f}."
     )
     return "\n".join(lines)
 
