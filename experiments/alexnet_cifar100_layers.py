@@ -48,7 +48,7 @@ import jaxmeter as jm
 from jaxmeter import experiment
 
 CONVOLUTIONS = ("conv_1", "conv_2", "conv_3", "conv_4", "conv_5")
-FIT = jm.FitConfig(members=5)  # half the usual ensemble: there are 20 fits a run
+FIT = jm.FitConfig(members=5, epochs=10)  # a fifth of the usual work: there are 20 fits a run
 
 
 def reading(name: str, **signals: Any) -> jm.Learned:
