@@ -16,6 +16,7 @@ from jaxmeter.signals import SCALARS, context_of, plan, scalars
 from jaxmeter.signals.program import _program
 from jaxmeter.target import layer_of
 
+OF_VECTORS = tuple(kind for kind in SCALARS if kind != "queries")
 COMPARED = ("alignment", "mean cosine", "class distance")
 OF_ANY_ORDER = (*COMPARED, "input norm")
 
@@ -33,7 +34,7 @@ def scalars_of(target, records, *kinds, **options):
 def mlp():
     """A net, records, and all scalars of these: one extraction for many tests."""
     target, records = mlp_target(), some_records(40, (6,), 4)
-    return target, records, scalars_of(target, records, *SCALARS)
+    return target, records, scalars_of(target, records, *OF_VECTORS)
 
 
 def of_kind(found, kind):
@@ -303,6 +304,27 @@ def test_input_norm(mlp):
     assert_close(found["input norm"], expected)
 
 
+def test_queries_are_the_log_odds_of_views():
+    target, records = convolutional(), some_records(8, (SIDE, SIDE, 2), 4)
+    found = scalars_of(target, records, "queries")
+    wide = np.pad(records.x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    views = {
+        "mirror": records.x[:, :, ::-1],
+        "down": wide[:, :-2, 1:-1],
+        "up": wide[:, 2:, 1:-1],
+        "right": wide[:, 1:-1, :-2],
+        "left": wide[:, 1:-1, 2:],
+    }
+    assert sorted(found) == sorted(f"queries {name}" for name in views)
+    for name, view in views.items():
+        odds = jm.logits.log_odds(np.asarray(target(view).logits), records.y)
+        assert_close(found[f"queries {name}"], odds)
+    shifted = jm.shadow.View(down=1)(records.x)
+    np.testing.assert_array_equal(shifted, views["down"])
+    with pytest.raises(ValueError, match=r"shape \(6,\), and 'queries' mirrors"):
+        jm.extract(mlp_target(), some_records(8, (6,), 4), spec_of("queries"))
+
+
 def test_projections_are_those_of_the_gradient_over_its_length(mlp):
     target, records, found = mlp
     found = of_kind(found, "projections")
@@ -341,7 +363,7 @@ def test_any_order_of_units_gives_the_same_scalars(mlp):
         | {"c/kernel": p["c/kernel"][two]}
     )
     assert_close(moved(records.x).logits, target(records.x).logits, 1e-5)
-    found = scalars_of(moved, records, *SCALARS)
+    found = scalars_of(moved, records, *OF_VECTORS)
     free = [name for name in expected if not name.startswith("projections")]
     assert_unmoved({n: found[n] for n in free}, {n: expected[n] for n in free})
     assert np.abs(found["projections 0"] - expected["projections 0"]).max() > 0.1
@@ -374,19 +396,19 @@ def test_alignment_does_not_depend_on_the_scale_of_units_or_the_axes_of_inputs()
 
 def test_neither_budgets_nor_the_order_of_records_nor_membership_matter(mlp):
     target, records, expected = mlp
-    spec = spec_of(*SCALARS)
+    spec = spec_of(*OF_VECTORS)
     budget = plan(target, records.x[:8], spec).device_bytes
     assert plan(target, records.x, spec, device_budget=budget).batch == 8
-    assert_unmoved(scalars_of(target, records, *SCALARS, device_budget=budget), expected)
+    assert_unmoved(scalars_of(target, records, *OF_VECTORS, device_budget=budget), expected)
     least = context_of(target, records, spec, device_budget=1)  # one record after the other
     most = context_of(target, records, spec)
     for a, b in zip(jax.tree.leaves(least), jax.tree.leaves(most), strict=True):
         assert_close(a, b, 2e-5)
     order = np.random.default_rng(0).permutation(40)
-    found = scalars_of(target, records.rows(order), *SCALARS)
+    found = scalars_of(target, records.rows(order), *OF_VECTORS)
     assert_unmoved(found, {name: value[order] for name, value in expected.items()})
     other = records._replace(is_member=~records.is_member)
-    for name, value in scalars_of(target, other, *SCALARS).items():
+    for name, value in scalars_of(target, other, *OF_VECTORS).items():
         np.testing.assert_array_equal(value, expected[name])
 
 
@@ -395,7 +417,7 @@ def test_neither_budgets_nor_the_order_of_records_nor_membership_matter(mlp):
 
 def test_a_record_by_itself_needs_the_context(mlp):
     target, records, expected = mlp
-    spec = spec_of(*SCALARS)
+    spec = spec_of(*OF_VECTORS)
     context = context_of(target, records, spec)
     one = jax.jit(lambda x, y: jm.of_example(target, x, y, spec, context))
     rows = [one(x, y) for x, y in zip(records.x[:5], records.y[:5], strict=True)]
@@ -407,7 +429,7 @@ def test_a_record_by_itself_needs_the_context(mlp):
 
 def test_a_folder_holds_the_same_scalars(tmp_path, mlp):
     target, records, _ = mlp
-    spec = spec_of(*SCALARS)
+    spec = spec_of(*OF_VECTORS)
     mapped = jm.extract(target, records, spec, out=tmp_path / "signals")
     whole = jm.extract(target, records, spec)
     assert jax.tree.structure(mapped) == jax.tree.structure(whole)
@@ -464,7 +486,7 @@ def test_records_that_cannot_be_told_apart_are_finite():
     )
     x = np.tile(np.array([[1, 0, 0]], "f"), (6, 1))
     records = jm.Records(x, np.zeros(6, int), np.arange(6) < 3)
-    for name, value in scalars_of(target, records, *SCALARS).items():
+    for name, value in scalars_of(target, records, *OF_VECTORS).items():
         assert np.isfinite(value).all(), name
 
 
@@ -499,7 +521,7 @@ def test_the_only_record_of_its_class_is_no_infinity(mlp):
 def test_stacked_models_give_what_each_gives():
     targets = [mlp_target((6, 5, 4), seed=s) for s in range(2)]
     records = some_records(30, (6,), 4)
-    spec = spec_of(*SCALARS)
+    spec = spec_of(*OF_VECTORS)
     together = jm.shadow.extract(jm.shadow.stack(targets), records, spec)
     for k, target in enumerate(targets):
         alone = jm.extract(target, records, spec)

@@ -38,8 +38,8 @@ class SignalSpec:
         class (averaged over positions). "input norm": minus the log of the norm of the gradient of
         the log-odds with respect to the record. "queries": log-odds of an image mirrored, and
         shifted by a pixel in four directions. "projections": four random projections of the
-        gradient's direction. The first three compare a record with all records that are extracted
-        with it; nobody's membership is looked at.
+        gradient's direction, which do depend on the order of units. The first three compare a
+        record with all records that are extracted with it; nobody's membership is looked at.
 
     >>> SignalSpec(outputs=("dense_2",), gradients=("dense_3",)).loss
     True

@@ -1,9 +1,10 @@
 """Scalars of a record that mean the same under every model of a kind, and the pass they need first.
 
 A number read from one coordinate of a gradient or an activation means nothing under another model,
-whose units are in another order. These do not depend on any order, so that reference models can say
-what is usual for a record. Some compare a record with what all audited records have in common under
-that model (`Context`), which takes a pass over them; no membership is looked at.
+whose units are in another order. These do not depend on any order (but for random projections,
+which are there to compare with), so that reference models can say what is usual for a record. Some
+compare a record with what all audited records have in common under that model (`Context`), which
+takes a pass over them; no membership is looked at.
 """
 
 from functools import partial
