@@ -34,7 +34,8 @@ class Calibrated(NamedTuple):
     """What was learned from reference models; `scores` applies it to a target.
 
     Attributes:
-      networks: one a fold, of whose models it has seen nothing.
+      networks: one a fold, of whose models it has seen nothing; of fewer than four pairs, one a
+        pair, fitted on its cells alone, since statistics of so few others would tell their labels.
       online: whether models that saw a record are used.
       left_out: scores of each reference model's records as if it were the target, `[k, n]`: by the
         network and the statistics of the models outside its fold. None where there are too few
@@ -121,8 +122,10 @@ def learn(
     together = np.array([group for group in groups if len(group) == 2], int).reshape(-1, 2)
     if len(groups) < _FEWEST:
         features = calibrate_left_out(values, seen, pairs=together, online=online)
-        network = _fitted(key, features, seen, part, config)
-        return Calibrated((network,), online, None, True)
+        for i, group in enumerate(groups):
+            own = features[group], seen[group]
+            networks.append(_fitted(jax.random.fold_in(key, i), *own, part, config))
+        return Calibrated(tuple(networks), online, None, True)
     left_out, baseline = np.empty(seen.shape), np.empty(seen.shape)
     for i, fold in enumerate(_folds(groups, folds)):
         rest = np.setdiff1d(np.arange(len(seen)), fold)
