@@ -138,7 +138,8 @@ def test_a_learned_calibration_is_the_audits_and_the_same_each_time(done: Path, 
     with np.load(run.folder / "scores.npz", allow_pickle=False) as scores:
         for key, row in zip(scores["keys"], report.rows, strict=True):
             np.testing.assert_array_equal(scores[key], row.result.scores, err_msg=row.name)
-    assert expected[1]["over_targets"] and expected[1]["budget"]["parameters"]
+    assert expected[0]["over_targets"] and expected[1]["budget"]["parameters"]
+    assert expected[1]["over_targets"] is None, "six models are too few to check the network by"
 
 
 def test_signals_and_membership_are_kept_and_no_models(done: Path):
