@@ -9,8 +9,8 @@ kernels of convolutions have up to 885,000 numbers, whose gradients for all reco
 GB; of convolutions the bias' gradient is read instead, the same back-propagated error summed over
 positions, and the norm is that of kernel and bias together. `docs/studies.md` reads the table.
 
-Cost: 2 to 6 minutes a seed on one CPU core, without the targets. Attacks are ensembles of 5 networks
-instead of 10, fitted for 10 epochs instead of 25.
+Cost: 2 to 6 minutes a seed on one CPU core, without the targets. Attacks are ensembles of 5
+networks instead of 10, fitted for 10 epochs instead of 25.
 
 | attack | runs | AUC | TPR at 1% FPR (%) | balanced accuracy (%) |
 | --- | ---: | ---: | ---: | ---: |
