@@ -10,6 +10,21 @@ that all attacks have the same models and nothing of the target but its variable
 
 Records come from location30.npz, cifar100.npz and adult.npz in the folder that JAXMETER_DATA names.
 What was computed is kept in `--store`, and the same command goes on after an interruption.
+
+Cost: about 40 minutes on two CPU cores: 20 for training (CIFAR-100: 14), 10 for the signals, and the
+rest for 120 attacked targets. With 32 models, AUC and TPR at 0.1% FPR in per cent:
+
+| attack | Location-30 | CIFAR-100 | Adult |
+| --- | ---: | ---: | ---: |
+| LiRA | .909 / 8.2 | .907 / 9.0 | .619 / 2.0 |
+| LiRA, own variance | .912 / 5.5 | .910 / 7.6 | .641 / 2.4 |
+| log-ratio | .853 / 7.2 | .910 / 11.4 | .648 / 2.0 |
+| RMIA | .851 / 6.4 | .910 / 11.3 | .645 / 2.0 |
+| BaVarIA | .913 / 8.3 | .913 / 9.6 | .639 / 3.2 |
+| LiRA, gradient norm | .914 / 1.7 | .852 / 0.4 | .596 / 0.2 |
+| calibrated: norms, alignment | .958 / 40.6 | .937 / 20.5 | .654 / 3.9 |
+
+Means over eight targets; Python 3.11, jax 0.10.2, flax 0.12.8.
 """
 
 import argparse
