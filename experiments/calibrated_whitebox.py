@@ -11,8 +11,9 @@ that all attacks have the same models and nothing of the target but its variable
 Records come from location30.npz, cifar100.npz and adult.npz in the folder that JAXMETER_DATA names.
 What was computed is kept in `--store`, and the same command goes on after an interruption.
 
-Cost: about 40 minutes on two CPU cores: 20 for training (CIFAR-100: 14), 10 for the signals, and the
-rest for 120 attacked targets. With 32 models, AUC and TPR at 0.1% FPR in per cent:
+Cost: about an hour on two CPU cores that did much other work: half of it for training CIFAR-100's
+models, 15 minutes for signals, the rest for the 120 attacks. With 32 models, AUC and TPR at 0.1%
+FPR in per cent:
 
 | attack | Location-30 | CIFAR-100 | Adult |
 | --- | ---: | ---: | ---: |
