@@ -8,7 +8,7 @@ The targets and signals of `alexnet_cifar100.py`, which one store computes once 
 attacks, fitted on 50 to 4,500 known members and as many non-members. All are measured on the same
 5,000 members and 5,000 non-members. `docs/studies.md` reads the tables.
 
-Cost: half a minute a run on two CPU cores that did other work as well, without the targets. AUC by
+Cost: 30 seconds a run on two CPU cores that did other work as well, without the targets. AUC by
 `known`:
 
 | attack | 50 | 150 | 500 | 1500 | 4500 |

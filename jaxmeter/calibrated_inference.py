@@ -38,6 +38,7 @@ _OF_LOGITS = {
     "margin": logits.margin,
     "log probability": logits.log_probability,
 }
+_FEWEST = 4  # reference models to learn from: two pairs
 _TINY = np.finfo(np.float32).tiny
 
 
@@ -126,6 +127,18 @@ class CalibratedInference(Calibrated):
         """Scores of the select and the held-out part; nobody's membership in the target is used."""
         observed, references, was_member = self._given(fit, select, held)
         _check_both(was_member)
+        first = len(fit.records.y)
+        ends = np.cumsum([first, len(select.records.y)])
+        if len(was_member) < _FEWEST:
+            warnings.warn(
+                f"{self.name}: {len(was_member)} reference models are too few to learn from, so "
+                "the log-likelihood ratio of the first signal is its score; give four or more.",
+                reference.ReferenceWarning,
+                stacklevel=2,
+            )
+            features = reference.calibrate(observed, references, was_member, online=self.online)
+            ratio = reference.separation(features, online=self.online)[:, 0]
+            return Found(*np.split(ratio, ends)[1:])
         learned = reference.learn(
             key, references, was_member, online=self.online, config=self.network
         )
@@ -139,10 +152,9 @@ class CalibratedInference(Calibrated):
             )
         scores = learned.scores(observed, references, was_member)
         targets, spread = attackable(was_member), None
-        first = len(fit.records.y)
         if targets is not None and learned.left_out is not None:
             spread = spread_of(learned.left_out[targets, first:], was_member[targets, first:])
-        _, mine, theirs = np.split(scores, np.cumsum([first, len(select.records.y)]))
+        _, mine, theirs = np.split(scores, ends)
         return Found(mine, theirs, spread=spread)
 
     def _given(self, *parts: Part) -> tuple[NDArray, NDArray, NDArray]:

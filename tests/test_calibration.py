@@ -575,6 +575,25 @@ def test_a_network_that_learned_nothing_is_said(made):
         jm.CalibratedInference(network=UNTAUGHT).run(jax.random.key(0), *parts)
 
 
+def test_two_models_are_compared_with_and_teach_nothing(made):
+    parts = parts_of(made, ATTACKS[1])
+    two = [
+        part._replace(
+            references=SeenBy(
+                jax.tree.map(lambda leaf: leaf[:2], part.references.signals),
+                part.references.was_member[:2],
+            )
+        )
+        for part in parts
+    ]
+    with pytest.warns(ReferenceWarning, match="2 reference models are too few to learn from"):
+        found = ATTACKS[1].run(jax.random.key(0), *two)
+    features = calibrate(*ATTACKS[1]._given(*two))
+    ratio = features[:, 0, ONLINE.index("log-ratio, shared variances")]
+    np.testing.assert_array_equal(found.held, ratio[-len(parts[2].records.y) :])
+    assert found.spread is None
+
+
 def test_what_references_cannot_say_is_said(made):
     fit, select, held = parts_of(made, ATTACKS[1])
     key = jax.random.key(0)
