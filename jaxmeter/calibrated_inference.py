@@ -138,7 +138,8 @@ class CalibratedInference(Calibrated):
             )
             features = reference.calibrate(observed, references, was_member, online=self.online)
             ratio = reference.separation(features, online=self.online)[:, 0]
-            return Found(*np.split(ratio, ends)[1:])
+            _, mine, theirs = np.split(ratio, ends)
+            return Found(mine, theirs)
         learned = reference.learn(
             key, references, was_member, online=self.online, config=self.network
         )
