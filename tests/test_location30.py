@@ -19,6 +19,7 @@ def means(shared_data, seeds: int) -> dict[str, np.ndarray]:
     return {name: np.mean([row[name] for row in rows], axis=0) for name in rows[0]}
 
 
+@pytest.mark.study
 def test_one_target_learned_attacks_beat_the_loss_threshold(shared_data):
     found = means(shared_data, 1)
     aucs = [found[name][0] for name in ("loss threshold", "black box", "white box")]

@@ -303,6 +303,7 @@ def test_cifar100_is_read_as_the_tutorial_does(cifar: Path, monkeypatch: pytest.
         replace(data, path=None).read(key)
 
 
+@pytest.mark.study
 @pytest.mark.filterwarnings("ignore:An FPR of")
 def test_a_pool_of_models_is_attacked_in_turn(
     tmp_path: Path, study: Any, monkeypatch: pytest.MonkeyPatch, capsys
