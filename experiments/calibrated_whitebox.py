@@ -470,6 +470,10 @@ def table(config: Config, store: Path) -> str:
         f"\nSeconds for a model: its logits {spent['logits']:.2f}; logits, gradient norms and "
         f"alignment {spent['white']:.2f}."
     )
+    pool = pool_of(config, place_of(config, store))
+    right = pool.signals.logits.argmax(-1) == pool.y
+    inside, outside = (right[mask].mean() for mask in (pool.was_member, ~pool.was_member))
+    lines.append(f"Accuracy of the models: {inside:.3f} on members, {outside:.3f} on others.")
     return "\n".join(lines)
 
 

@@ -18,21 +18,10 @@ from jaxmeter.calibrated import (
     warn_if_unlike,
 )
 from jaxmeter.parts import Found, Part
-from jaxmeter.signals import SCALARS, Signals, SignalSpec
+from jaxmeter.signals import SCALARS, Scalar, Signals, SignalSpec, is_of
 from jaxmeter.target import Target
 
-Signal = Literal[
-    "log odds",
-    "margin",
-    "log probability",
-    "gradient norms",
-    "alignment",
-    "mean cosine",
-    "class distance",
-    "input norm",
-    "queries",
-    "projections",
-]
+Signal = Literal["log odds", "margin", "log probability", "gradient norms", Scalar]
 _OF_LOGITS = {
     "log odds": logits.log_odds,
     "margin": logits.margin,
@@ -80,7 +69,7 @@ def by_place(name: Signal, signals: Signals, y: NDArray) -> dict[str, NDArray]:
         for layer, norm in signals.gradient_norms.items():
             found[layer] = -np.log(np.maximum(np.asarray(norm, np.float64), _TINY))
     for scalar, value in signals.scalars.items():
-        if scalar == name or scalar.startswith(f"{name} "):
+        if is_of(name, scalar):
             found[scalar[len(name) + 1 :]] = np.asarray(value, np.float64)
     return {place: found[place] for place in sorted(found, key=_counted)}
 

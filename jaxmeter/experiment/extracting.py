@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxmeter.data import Records
-from jaxmeter.signals import ResolvedSpec, Signals, extract, load
+from jaxmeter.signals import ResolvedSpec, Signals, extract, is_of, load
 from jaxmeter.target import Target
 
 FOLDER = "signals"
@@ -72,7 +72,7 @@ def read_files(folder: Path, files: Mapping[str, str], spec: ResolvedSpec | None
 
     def is_read(path: list[str]) -> bool:
         if path[0] == "scalars":
-            return any(path[1] == kind or path[1].startswith(f"{kind} ") for kind in spec.scalars)
+            return any(is_of(kind, path[1]) for kind in spec.scalars)
         return tuple(path[:2]) in wanted
 
     wanted = {

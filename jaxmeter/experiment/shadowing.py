@@ -99,8 +99,11 @@ def notes(folder: Path) -> list[str]:
 def read_files(folder: Path, files: Mapping[str, str], spec: SignalSpec) -> dict[str, str]:
     """Hashes of what an attack reads: arrays by their path in `Signals`, and the membership."""
     manifest = json.loads((folder / FOLDER / "signals.json").read_bytes())
-    kinds = {"outputs": bool(spec.outputs), "gradient_norms": bool(spec.gradient_norm)}
-    kinds["scalars"] = bool(spec.scalars)
+    kinds = {
+        "outputs": bool(spec.outputs),
+        "gradient_norms": bool(spec.gradient_norm),
+        "scalars": bool(spec.scalars),
+    }
     read = {
         "/".join(array["path"]): files[f"{FOLDER}/{array['file']}"]
         for array in manifest["arrays"]

@@ -10,7 +10,7 @@ from jaxmeter.signals.example import (
 )
 from jaxmeter.signals.extraction import check_records, context_of, extract
 from jaxmeter.signals.planning import DEVICE_BUDGET, Plan, plan
-from jaxmeter.signals.scalars import SCALARS, Context, Scalar
+from jaxmeter.signals.scalars import SCALARS, Context, Scalar, is_of
 from jaxmeter.signals.storage import load
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "check_records",
     "context_of",
     "extract",
+    "is_of",
     "load",
     "of_example",
     "plan",

@@ -182,7 +182,7 @@ class Signals(NamedTuple):
                 name: value
                 for kind in spec.scalars
                 for name, value in self.scalars.items()
-                if name == kind or name.startswith(f"{kind} ")
+                if scalar.is_of(kind, name)
             },
         )
 

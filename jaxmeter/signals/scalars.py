@@ -76,6 +76,11 @@ class Context(NamedTuple):
 NOTHING = Context({}, {}, {})
 
 
+def is_of(kind: str, name: str) -> bool:
+    """Whether a scalar's name, "kind" or "kind layer", is of this kind."""
+    return name == kind or name.startswith(f"{kind} ")
+
+
 def names_of(target: Target, kinds: tuple[str, ...]) -> tuple[str, ...]:
     """The variables whose gradients these scalars need."""
     needing = {"alignment", "mean cosine", "projections"}
