@@ -91,6 +91,7 @@ def target_facts(spec: "TargetSpec") -> dict[str, Any]:
             "source": {
                 "route": source.route,
                 "origin": source.origin,
+                "process": source.process,
                 "logits": source.logits,
                 "difference": source.difference,
                 "versions": dict(source.versions),

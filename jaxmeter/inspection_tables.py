@@ -20,6 +20,7 @@ def facts_table(target: Target) -> Table:
     facts = {
         "Model": source.origin,
         "Route": f"{source.route} ({versions})" if versions else source.route,
+        "Opened": source.process,
         "Difference": difference,
         "Input": f"{sizes_text(spec.input_shape)} {spec.input_dtype}",
         "Classes": "not known" if spec.n_classes is None else str(spec.n_classes),

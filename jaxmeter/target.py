@@ -14,6 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 LOGITS = "logits"
+HERE = "in this process"
 
 
 class Outputs(NamedTuple):
@@ -40,6 +41,8 @@ class Source:
       logits: how the logits were had from the model's output, in words.
       difference: largest absolute difference between the original framework's output and the
         target's on a probe batch; None where there is no original to compare with.
+      process: where the file was opened: "in this process", or in one of its own and what the
+        system kept that from doing.
     """
 
     route: str
@@ -47,6 +50,7 @@ class Source:
     versions: tuple[tuple[str, str], ...] = ()
     logits: str = "returned by the model"
     difference: float | None = None
+    process: str = HERE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -112,7 +112,7 @@ def examined(path: Path, trust: bool, custom: Container[str] = ()) -> File:
 
 def check_weights(path: Path) -> None:
     """Checks a file of weights alone, HDF5 or a TensorFlow checkpoint's prefix."""
-    if path.with_name(path.name + ".index").exists():
+    if is_checkpoint(path):
         check_links(path.parent, path.parent.glob(f"{glob.escape(path.name)}.*"))
         return
     if not path.exists():
@@ -164,6 +164,19 @@ def boundary(path: Path) -> Iterator[None]:
             "be damaged: copy it again and compare its size; or open it with what wrote it and "
             "save it again."
         ) from error
+
+
+def is_checkpoint(weights: Path) -> bool:
+    """Whether a path is a TensorFlow checkpoint's prefix: the name before `.index`."""
+    return weights.with_name(f"{weights.name}.index").exists()
+
+
+def check_built(model: Any) -> None:
+    """Refuses a Keras model without variables, which weights could not be loaded into."""
+    if not model.built:
+        raise ValueError(
+            "the architecture does not say the shape of its input, so it has no variables to load"
+        )
 
 
 def is_legacy_weights(path: Path) -> bool:

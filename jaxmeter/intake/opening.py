@@ -1,37 +1,33 @@
 """Which framework opens a file, in which order, and what to say when none can."""
 
+import contextlib
 import glob
 import importlib
 import json
 import math
 import re
 import tempfile
+import types
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jaxmeter.intake import surroundings
-from jaxmeter.intake.configs import (
-    check_layers,
-    layers_with,
-    op_layers,
-    strange_parts,
-    unknown_advice,
-    unknown_classes,
-)
+from jaxmeter.intake.configs import layers_with, unknown_advice, unknown_classes
 from jaxmeter.intake.files import (
     File,
-    check_graph,
+    check_built,
     check_links,
     check_weights,
+    is_checkpoint,
     is_legacy_weights,
     line,
 )
 from jaxmeter.intake.heads import Choice
-from jaxmeter.target import Target
+from jaxmeter.intake.safety import process
+from jaxmeter.target import HERE, Target
 
 # Activations that Keras 3 computes differently from the Keras 2 that wrote the file.
 _CHANGED = {"hard_sigmoid"}
@@ -53,7 +49,7 @@ def prepare(path: Path, file: File, weights: Path | None) -> None:
       ValueError: if the weights are damaged or not safe to open.
     """
     if file.kind == "saved-model":
-        surroundings.tensorflow(f"{path}, a SavedModel,")
+        surroundings.needs("tensorflow", f"{path}, a SavedModel,")
     else:
         _check_backend(surroundings.keras().backend.backend())
     if weights is not None:
@@ -77,8 +73,7 @@ def from_file(
     """
     if file.kind == "saved-model":
         return _from_saved_model(path, output, trust, custom_objects)
-    model, of = _opened(path, file, weights, trust, custom_objects)
-    return of(model, str(path), output)
+    return _from_keras_file(path, file, output, weights, trust, custom_objects)
 
 
 def keras_model(path: Path, file: File, *, trust: bool, custom_objects: dict[str, Any]) -> Any:
@@ -87,13 +82,14 @@ def keras_model(path: Path, file: File, *, trust: bool, custom_objects: dict[str
     Raises:
       ValueError: if nothing can open it, or only tf_keras.
     """
-    model, of = _opened(path, file, None, trust, custom_objects)
-    if of is not of_keras:
+    try:
+        return _by_keras_3(path, file, None, trust, custom_objects)
+    except Exception as error:
+        who = {f"Keras {surroundings.keras().__version__}": error}
         raise ValueError(
-            f"only tf_keras opens {path}, written by Keras {file.version}, and its models cannot "
-            "be trained by JAX; build the architecture in Keras 3 and save that."
-        )
-    return model
+            f"{_complaint(path, file, who, custom_objects)} Only what Keras 3 opens can be trained "
+            "again by JAX."
+        ) from error
 
 
 def of_keras(model: Any, origin: str, output: Choice | None) -> Target:
@@ -110,18 +106,30 @@ def of_keras(model: Any, origin: str, output: Choice | None) -> Target:
     _check_backend(backend)
     surroundings.tensorflow("a Keras model on the TensorFlow backend")
     with surroundings.undisturbed():
-        return _tf_models().from_keras(model, origin, output)
+        return _of_traced(_module("tf_models").from_keras(model), origin, output)
 
 
 def of_tf_keras(model: Any, origin: str, output: Choice | None) -> Target:
     """A target from a tf_keras model."""
     surroundings.tensorflow("a tf_keras model")
     with surroundings.undisturbed():
-        return _tf_models().from_tf_keras(model, origin, output)
+        return _of_traced(_module("tf_models").from_tf_keras(model), origin, output)
 
 
-def _tf_models() -> Any:
-    return importlib.import_module("jaxmeter.intake.tf_models")
+def _of_traced(
+    found: tuple[Any, Any], origin: str, output: Choice | None, process: str = HERE
+) -> Target:
+    """A target from a model as values and what its framework computes of a batch."""
+    export, original = found
+    target: Target = _module("tf_target").of_export(
+        export, original, origin=origin, process=process, output=output
+    )
+    return target
+
+
+def _module(name: str) -> Any:
+    """A module that imports TensorFlow or ONNX, both slow."""
+    return importlib.import_module(f"jaxmeter.intake.{name}")
 
 
 def _check_backend(backend: str) -> None:
@@ -136,28 +144,39 @@ def _check_backend(backend: str) -> None:
 
 # --- files of Keras -----------------------------------------------------------------------------
 
-_Opened = tuple[Any, Callable[[Any, str, Choice | None], Target]]
 
-
-def _opened(
+def _by_keras_3(
     path: Path, file: File, weights: Path | None, trust: bool, custom_objects: dict[str, Any]
-) -> _Opened:
-    """A model, and what makes a target of it."""
+) -> Any:
+    """The Keras 3 model in a file; the reason as an exception if Keras 3 cannot make it."""
     keras = surroundings.keras()
-    old = not file.version.startswith("3")
+    bounded = _bounded_keras(keras, _room(path, weights))
+    with surroundings.undisturbed(), bounded, _alone(file):
+        return _by_keras(keras, path, file, weights, trust, custom_objects)
+
+
+def _from_keras_file(
+    path: Path,
+    file: File,
+    output: Choice | None,
+    weights: Path | None,
+    trust: bool,
+    custom_objects: dict[str, Any],
+) -> Target:
+    """A target by Keras 3, or else by tf_keras for what an older Keras wrote."""
     reasons: dict[str, BaseException] = {}
+    old = not file.version.startswith("3")
     changed = sorted(_CHANGED & set(_strings(file.config))) if old else []
     if not changed:
         try:
-            with surroundings.undisturbed():
-                with _bounded_keras(keras, _room(path, weights)):
-                    model = _by_keras(keras, path, file, weights, trust, custom_objects)
-                return model, of_keras
+            model = _by_keras_3(path, file, weights, trust, custom_objects)
         except Exception as error:
-            reasons[f"Keras {keras.__version__}"] = error
+            reasons[f"Keras {surroundings.keras().__version__}"] = error
+        else:
+            return of_keras(model, str(path), output)
     if old:
         try:
-            surroundings.tensorflow(f"{path}, written by Keras {file.version},")
+            surroundings.needs("tensorflow", f"{path}, written by Keras {file.version},")
         except ImportError as error:
             if not reasons:
                 raise ImportError(
@@ -166,22 +185,111 @@ def _opened(
                 ) from error
             reasons["tf_keras"] = error
         else:
-            if not trust:
-                check_op_layers(file.config, str(path))
             try:
-                with surroundings.undisturbed(), _bounded_tensorflow(_room(path, weights)):
-                    model = _by_tf_keras(path, file, weights, trust, custom_objects)
-                return model, of_tf_keras
-            except Exception as error:
-                reasons["tf_keras"] = error
+                return _from_tf_keras_file(path, file, output, weights, trust, custom_objects)
+            except _NotLoaded as error:
+                reasons["tf_keras"] = error.__cause__ or error
     raise ValueError(_complaint(path, file, reasons, custom_objects)) from list(reasons.values())[0]
+
+
+class _NotLoaded(Exception):
+    """A framework could not read a file; its cause says why."""
+
+
+def _from_tf_keras_file(
+    path: Path,
+    file: File,
+    output: Choice | None,
+    weights: Path | None,
+    trust: bool,
+    custom_objects: dict[str, Any],
+) -> Target:
+    """A target by tf_keras: in a process without rights, unless code at hand is to be run."""
+    with _as_tf_keras_reads(path, file, weights) as (place, weights_place):
+        request = {
+            "kind": file.kind,
+            "path": str(place.absolute()),
+            "config": file.config if weights else None,
+            "weights": None if weights_place is None else str(weights_place.absolute()),
+            "room": _room(path, weights),
+        }
+        names = surroundings.registered() & _strings(file.config)
+        if not (trust or custom_objects or names):
+            files = [place] if weights is None else _weight_files(weights)
+            return _apart(request, files, path, output, _size(path, weights))
+        surroundings.tensorflow(f"{path}, written by Keras {file.version},")
+        with surroundings.undisturbed():
+            files = _module("tf_files")
+            if not trust:
+                files.check_op_layers(file.config, str(path))
+            try:
+                found = files.keras_file(
+                    place,
+                    file.kind,
+                    request["config"],
+                    weights_place,
+                    room=request["room"],
+                    trust=trust,
+                    custom_objects=custom_objects,
+                )
+            except Exception as error:
+                raise _NotLoaded from error
+            return _of_traced(files.export_of(found), str(path), output)
+
+
+def _apart(
+    request: dict[str, Any], readable: list[Path], path: Path, output: Choice | None, size: int
+) -> Target:
+    """A target from a file that a process without rights opens."""
+    memory, seconds = 2**31 + 12 * size, 60 + size / 2**22
+    with contextlib.ExitStack() as stack:
+        try:
+            found = stack.enter_context(
+                process.opened(request, readable, memory=memory, seconds=seconds)
+            )
+        except process.Refused as error:
+            if error.stage == "load":
+                raise _NotLoaded from error
+            raise ValueError(f"{path}: {error}") from error
+        export = _module("tf_export").unpacked(found.head, found.arrays)
+        with surroundings.undisturbed():
+            held = f"in a process of its own: {found.held}"
+            return _of_traced((export, found.original), str(path), output, held)
+
+
+@contextmanager
+def _as_tf_keras_reads(
+    path: Path, file: File, weights: Path | None
+) -> Iterator[tuple[Path, Path | None]]:
+    """The file and its weights under names, and with module names, that tf_keras understands."""
+    with tempfile.TemporaryDirectory() as folder:
+        if file.kind == "keras":
+            copy = Path(folder) / "model.keras"
+            _copy_for_tf_keras(path, file.config, copy)
+            yield copy, None
+        elif weights is None or is_checkpoint(weights):
+            yield path, weights
+        else:
+            yield path, _linked(weights, Path(folder))
 
 
 def _room(path: Path, weights: Path | None) -> int:
     """Bytes of variables that files can fill, generously: they may be compressed."""
-    folder, name = (path.parent, path.name) if weights is None else (weights.parent, weights.name)
-    found = folder.glob(f"{glob.escape(name)}*")  # a checkpoint has several
-    return 2**28 + 10 * sum(file.stat().st_size for file in found if file.is_file())
+    return 2**28 + 10 * _size(path, weights)
+
+
+def _size(path: Path, weights: Path | None) -> int:
+    """Bytes of the files that hold a model's arrays."""
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in _weight_files(weights or path))
+
+
+def _weight_files(weights: Path) -> list[Path]:
+    """The file, or all files of a checkpoint by its prefix."""
+    if not is_checkpoint(weights):
+        return [weights]
+    return list(weights.parent.glob(f"{glob.escape(weights.name)}.*"))
 
 
 @contextmanager
@@ -207,19 +315,19 @@ def _bounded_keras(keras: Any, room: int) -> Iterator[None]:
 
 
 @contextmanager
-def _bounded_tensorflow(room: int) -> Iterator[None]:
-    """The same for tf_keras."""
-    tf = importlib.import_module("tensorflow")
-    made: list[int] = []
+def _alone(file: File) -> Iterator[None]:
+    """Has Keras read an `.h5` without TensorFlow, which it would import to look for its types.
 
-    def create(make: Any, **given: Any) -> Any:
-        if given.get("shape") is not None and tf.TensorShape(given["shape"]).is_fully_defined():
-            made.append(_bytes(given["shape"], tf.as_dtype(given.get("dtype") or "float32").name))
-            _check_room(sum(made), room)
-        return make(**given)
-
-    with tf.variable_creator_scope(create):
+    That takes seconds, and more memory than most models.
+    """
+    module = importlib.import_module("keras.src.legacy.saving.json_utils")
+    plain = module.tf
+    if not {"TensorShape", "TypeSpec", "CompositeTensor"} & _strings(file.config):
+        module.tf = types.SimpleNamespace(available=False)
+    try:
         yield
+    finally:
+        module.tf = plain
 
 
 def _bytes(shape: Any, dtype: str) -> int:
@@ -245,41 +353,15 @@ def _by_keras(
         return keras.models.load_model(
             path, custom_objects=custom_objects, compile=False, safe_mode=not trust
         )
-    model = _from_json(keras, file.config, trust, custom_objects)
-    _load_weights(model, weights)
-    return model
-
-
-def _from_json(keras: Any, config: Any, trust: bool, custom_objects: dict[str, Any]) -> Any:
-    return keras.saving.deserialize_keras_object(
-        config, custom_objects=custom_objects, safe_mode=not trust
+    model = keras.saving.deserialize_keras_object(
+        file.config, custom_objects=custom_objects, safe_mode=not trust
     )
-
-
-def check_op_layers(config: Any, what: str) -> None:
-    """Refuses layers that are single TensorFlow operations which do more than compute."""
-    if nodes := op_layers(config):
-        graphs = importlib.import_module("jaxmeter.intake.saved_model")
-        check_graph(map(graphs.operation, nodes), what, graphs.has_state)
-
-
-def _by_tf_keras(
-    path: Path, file: File, weights: Path | None, trust: bool, custom_objects: dict[str, Any]
-) -> Any:
-    tf_keras = importlib.import_module("tf_keras")
-    tf = importlib.import_module("tensorflow")
-    with tf.device("CPU"):
-        if weights is not None:
-            model = tf_keras.models.model_from_json(json.dumps(file.config), custom_objects)
-            _load_weights(model, weights)
-            return model
-        load = partial(tf_keras.models.load_model, custom_objects=custom_objects, compile=False)
-        if file.kind != "keras":
-            return load(path)
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / "model.keras"
-            _copy_for_tf_keras(path, file.config, copy)
-            return load(copy, safe_mode=not trust)
+    if is_checkpoint(weights):
+        raise ValueError("a TensorFlow checkpoint is read by tf_keras only")
+    check_built(model)
+    with tempfile.TemporaryDirectory() as folder:
+        model.load_weights(str(_linked(weights, Path(folder))))
+    return model
 
 
 def _copy_for_tf_keras(path: Path, config: Any, copy: Path) -> None:
@@ -294,26 +376,16 @@ def _copy_for_tf_keras(path: Path, config: Any, copy: Path) -> None:
             target.writestr(name, text if name == "config.json" else source.read(name))
 
 
-def _load_weights(model: Any, weights: Path) -> None:
-    """Loads weights whatever their name: Keras tells its formats apart by the file's ending."""
-    if weights.with_name(weights.name + ".index").exists():  # the prefix of a checkpoint
-        if type(model).__module__.startswith("keras."):
-            raise ValueError("a TensorFlow checkpoint is read by tf_keras only")
-        model.load_weights(str(weights)).assert_existing_objects_matched().expect_partial()
-        return
-    if not model.built:
-        raise ValueError(
-            "the architecture does not say the shape of its input, so it has no variables to load"
-        )
+def _linked(weights: Path, folder: Path) -> Path:
+    """A link to weights by which Keras, which goes by the ending, knows their format."""
     ending = ".h5" if is_legacy_weights(weights) else ".weights.h5"
-    with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder) / f"model{ending}"
-        link.symlink_to(weights.absolute())
-        model.load_weights(str(link))
+    link = folder / f"model{ending}"
+    link.symlink_to(weights.absolute())
+    return link
 
 
 def _complaint(
-    path: Path, file: File, reasons: dict[str, BaseException], custom_objects: dict[str, Any]
+    path: Path, file: File, reasons: Mapping[str, BaseException], custom_objects: dict[str, Any]
 ) -> str:
     """Why none could open a file, and what helps."""
     told = "; ".join(f"{who}: {line(error).rstrip('.')}" for who, error in reasons.items())
@@ -371,29 +443,27 @@ def _strings(config: Any) -> set[str]:
 def _from_saved_model(
     path: Path, output: Choice | None, trust: bool, custom_objects: dict[str, Any]
 ) -> Target:
-    folder = importlib.import_module("jaxmeter.intake.saved_model")
     check_links(path, path.rglob("*"))
-    configs = folder.examined(path, lambda ops: check_graph(ops, str(path), folder.has_state))
-    custom = {*custom_objects, *surroundings.registered()}
-    strange = strange_parts(configs, custom)
-    if not trust:
-        check_layers(configs, str(path))
-        check_op_layers(configs, str(path))
-    tf = importlib.import_module("tensorflow")
-    with surroundings.undisturbed(), tf.device("CPU"):
-        reason: BaseException | None = None
-        # Its graph holds what strange layers compute, so their classes are not needed.
-        if configs and (trust or not strange):
-            try:
-                model = folder.by_tf_keras(path, custom_objects)
-            except Exception as error:
-                reason = error
-            else:
-                return _tf_models().from_tf_keras(model, str(path), output)
+    if not (trust or custom_objects or _names_registered(path)):
+        request = {"kind": "saved-model", "path": str(path.absolute()), "checked": True}
         try:
-            loaded = tf.saved_model.load(str(path))
-        except Exception as error:
-            raise ValueError(
-                f"{path} is damaged: {line(error)}. Copy the whole folder again, variables/ too."
-            ) from (reason or error)
-        return _tf_models().from_saved_model(loaded, str(path), output)
+            return _apart(request, [path], path, output, _size(path, None))
+        except _NotLoaded as error:
+            raise ValueError(str(error.__cause__)) from error.__cause__
+    surroundings.tensorflow(f"{path}, a SavedModel,")
+    with surroundings.undisturbed():
+        files = _module("tf_files")
+        found = files.saved_model_folder(
+            path,
+            trust=trust,
+            custom_objects=custom_objects,
+            registered=surroundings.registered(),
+        )
+        return _of_traced(files.export_of(found), str(path), output)
+
+
+def _names_registered(path: Path) -> bool:
+    """Whether a SavedModel names classes that its user registered with Keras, which are here."""
+    names = [name.encode() for name in surroundings.registered()]
+    found = [file.read_bytes() for file in path.glob("*.pb*") if names]
+    return any(name in data for name in names for data in found)

@@ -10,21 +10,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnx
 import tensorflow as tf
 import tf2onnx
 from tensorflow.core.framework import graph_pb2, node_def_pb2
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from jaxmeter.intake.onnx_graph import Graph, UnsupportedOperator, parse
-from jaxmeter.intake.onnx_ops import OPERATORS
-
 _OPSET = 18  # the newest that tf2onnx writes
 # What marks a function for XLA or against inlining; tf2onnx sees only what is inlined. (Keras
 # compiles grouped convolutions with XLA.)
 _MARKS = ("_XlaMustCompile", "_XlaScope", "_XlaCompile", "_noinline")
-# TensorFlow operators that tf2onnx does not know and `onnx_ops` computes under their own names.
-_PASSED_ON = {name.removeprefix("jaxmeter.") for name in OPERATORS if name.startswith("jaxmeter.")}
 
 
 class Held(NamedTuple):
@@ -47,7 +41,7 @@ class Held(NamedTuple):
 class Exported(NamedTuple):
     """A function as a graph; all names are names of values in it."""
 
-    graph: Graph
+    model: bytes  # an ONNX model
     inputs: list[str]  # the function's own arguments
     variables: dict[str, tf.Variable | Held]  # graph input -> the variable it stands for
     constants: dict[str, np.ndarray]  # graph input -> a value the function captured
@@ -58,7 +52,7 @@ def exported(function: Any) -> Exported:
     """A concrete function as a graph in which nothing of its variables is folded.
 
     Raises:
-      UnsupportedOperator: if it has operations that have no form in ONNX; all are named.
+      ValueError: if it has operations that tf2onnx cannot write.
     """
     captured = {inner.name: outer for outer, inner in function.graph.captures}
     owners = {id(variable.handle): variable for variable in function.graph.variables}
@@ -84,10 +78,8 @@ def exported(function: Any) -> Exported:
         variables[name] = held
     outputs = [value.name for value in frozen.outputs]
     model = _converted(graph_def, [*dict.fromkeys([*inputs, *variables])], outputs)
-    graph = parse(model)
-    return Exported(
-        graph, [name for name in inputs if name not in constants], variables, constants, outputs
-    )
+    inputs = [name for name in inputs if name not in constants]
+    return Exported(model, inputs, variables, constants, outputs)
 
 
 def _held(graph: Any, frozen: dict[str, node_def_pb2.NodeDef]) -> dict[str, Held]:
@@ -129,30 +121,15 @@ def _make_placeholder(node: node_def_pb2.NodeDef, shape: tf.TensorShape) -> None
 
 def _converted(
     graph_def: graph_pb2.GraphDef, inputs: Iterable[str], outputs: Iterable[str]
-) -> onnx.ModelProto:
+) -> bytes:
     try:
-        # What its log says of unknown operators, which callers silence, is said by `parse`.
+        # What its log says of unknown operators, which callers silence, is said by whoever parses.
         model, _ = tf2onnx.convert.from_graph_def(
             graph_def, input_names=list(inputs), output_names=list(outputs), opset=_OPSET
         )
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UnsupportedOperator(
+        raise ValueError(
             f"tf2onnx {tf2onnx.__version__} cannot convert the model's graph: {reason[:300]}."
         ) from error
-    for graph in _graphs(model.graph):
-        for node in graph.node:
-            if node.op_type in _PASSED_ON and not node.domain:
-                node.domain = "jaxmeter"
-                kept = [a for a in node.attribute if not re.match(r"_|T$|.*type$", a.name)]
-                del node.attribute[:]
-                node.attribute.extend(kept)
-    return model
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _graphs(attribute.g)
+    return bytes(model.SerializeToString())

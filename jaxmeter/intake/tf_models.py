@@ -1,30 +1,28 @@
-"""TensorFlow's models as targets, through ONNX: Keras 3 on TensorFlow, tf_keras, SavedModels.
+"""TensorFlow's models as ONNX and arrays: Keras 3 on TensorFlow, tf_keras, SavedModels.
 
 Each is traced once as a function of a batch whose results are the model's outputs and every
 layer's; `tf_graph` makes a graph of it with the variables as inputs. Nothing is set on a model.
-This module imports TensorFlow; reach it through `jaxmeter.intake`.
+This module imports TensorFlow and nothing of JAX: it also runs in the process that opens files.
 """
 
 import importlib
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import tensorflow as tf
 import tf2onnx
 
-from jaxmeter.intake.heads import Choice
 from jaxmeter.intake.naming import unique
-from jaxmeter.intake.onnx_target import Binding, from_graph, layers_of
+from jaxmeter.intake.tf_export import Export
 from jaxmeter.intake.tf_graph import Exported, exported
-from jaxmeter.target import Source, Target, layer_of
 
 # What runs a model on a batch: its outputs by name, its layers' outputs by name.
 _Call = Callable[[Any], tuple[dict[str, Any], dict[str, Any]]]
+# A model as values, and its own framework's outputs by name for a batch.
+Traced = tuple[Export, Callable[[np.ndarray], dict[str, np.ndarray]]]
 
 
 class _Model(NamedTuple):
@@ -35,16 +33,17 @@ class _Model(NamedTuple):
     trainable: set[int]  # ids of those that were made to be trained
     shape: tuple[int | None, ...]
     dtype: Any
-    source: Source
+    route: str
+    versions: tuple[tuple[str, str], ...]
 
 
-def from_keras(model: Any, origin: str, output: Choice | None) -> Target:
-    """A target from a Keras 3 model on its TensorFlow backend.
+def from_keras(model: Any) -> Traced:
+    """A Keras 3 model on its TensorFlow backend.
 
     Layers and variables have the names that the native route gives them.
 
     Raises:
-      ValueError: if the model is not a classifier that can be audited; the message says why.
+      ValueError: if the model does not take one array; the message says what to do.
     """
     names = importlib.import_module("jaxmeter.intake.keras_model")
     passes = importlib.import_module("jaxmeter.intake.keras_pass")
@@ -69,20 +68,20 @@ def from_keras(model: Any, origin: str, output: Choice | None) -> Target:
             {id(v.value) for v in variables.values() if id(v) in trainable},
             shape,
             dtype,
-            _source("keras-tensorflow", origin, ("keras", keras.__version__)),
+            "keras-tensorflow",
+            (("keras", keras.__version__),),
         ),
         lambda x: names.outputs_of(model, model(x, training=False)),
-        output,
     )
 
 
-def from_tf_keras(model: Any, origin: str, output: Choice | None) -> Target:
-    """A target from a tf_keras (Keras 2) model.
+def from_tf_keras(model: Any) -> Traced:
+    """A tf_keras (Keras 2) model.
 
     Layers and variables are named as those of Keras 3 models are.
 
     Raises:
-      ValueError: if the model is not a classifier that can be audited; the message says why.
+      ValueError: if the model does not take one array; the message says what to do.
     """
     keras = importlib.import_module("tf_keras")
     shape, dtype = _tf_keras_input(model)
@@ -110,49 +109,43 @@ def from_tf_keras(model: Any, origin: str, output: Choice | None) -> Target:
             {id(v) for part in parts for v in part._trainable_weights},
             shape,
             dtype,
-            _source("tf-keras", origin, ("tf_keras", keras.__version__)),
+            "tf-keras",
+            (("tf_keras", keras.__version__),),
         ),
         lambda x: named(model(x, training=False)),
-        output,
     )
 
 
-def from_saved_model(loaded: Any, folder: str, output: Choice | None) -> Target:
-    """A target from a loaded SavedModel by its serving signature.
+def from_saved_model(loaded: Any, folder: str) -> Traced:
+    """A loaded SavedModel by its serving signature.
 
-    Variables keep their own names; layers are groups of operations of one scope, as in `.onnx`
-    files.
+    Variables keep their own names. It has no layers; whoever parses the graph finds some.
 
     Raises:
-      ValueError: if there is no signature that takes one array of numbers, or the model is not a
-        classifier that can be audited.
+      ValueError: if there is no signature that takes one array of numbers.
     """
     signature = _signature(loaded, folder)
     ((name, spec),) = signature.structured_input_signature[1].items()
     with tf.device("CPU"):
         graph = exported(signature)
     variables = unique(_without_model((v.name, v) for v in graph.variables.values()))
-    named = {id(v): name for name, v in variables.items()}
-    owners = {value: layer_of(named[id(v)]) for value, v in graph.variables.items()}
     keys = sorted(signature.structured_outputs)
 
-    def original(probe: np.ndarray) -> Mapping[str, Any]:
+    def original(probe: np.ndarray) -> dict[str, np.ndarray]:
         with tf.device("CPU"):
             found = signature(**{name: tf.constant(probe, spec.dtype)})
         return {key: value.numpy() for key, value in found.items()}
 
-    return _bound(
-        graph,
+    model = _Model(
+        lambda x: ({}, {}),
         variables,
         {id(v) for v in variables.values() if v.trainable},
-        outputs=dict(zip(keys, graph.outputs, strict=True)),
-        layers=_joined(layers_of(graph.graph, graph.inputs[0], owners), set(owners.values())),
-        shape=tuple(spec.shape[1:]),
-        dtype=spec.dtype,
-        original=original,
-        output=output,
-        source=_source("saved-model", folder),
+        tuple(spec.shape[1:]),
+        spec.dtype,
+        "saved-model",
+        (),
     )
+    return _bound(graph, model, dict(zip(keys, graph.outputs, strict=True)), None), original
 
 
 def _without_model(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
@@ -163,24 +156,10 @@ def _without_model(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]
     yield from (("/".join(path[nested:]), variable) for path, variable in paths)
 
 
-def _joined(layers: Mapping[str, str], owners: set[str]) -> dict[str, str]:
-    """Layers by the names of their variables' owners, also where tracing numbered the scopes.
-
-    Keras 3 exports the variables "net/conv/kernel" beside the scope "net_1/conv_1".
-    """
-    joined: dict[str, str] = {}
-    for name, value in layers.items():
-        last = re.sub(r"_\d+$", "", name.rpartition("/")[2])
-        owner = last if "/" in name and last in owners else name
-        joined.pop(owner, None)  # the last output counts, and stands where it was computed
-        joined[owner] = value
-    return joined
+# --- from a call to values ----------------------------------------------------------------------
 
 
-# --- from a call to a target --------------------------------------------------------------------
-
-
-def _traced(model: _Model, compute: Callable[[Any], dict[str, Any]], output: Any) -> Target:
+def _traced(model: _Model, compute: Callable[[Any], dict[str, Any]]) -> Traced:
     """Traces a model, and binds the graph to its names."""
     dtype = tf.as_dtype(model.dtype)
     outputs: list[str] = []
@@ -198,74 +177,41 @@ def _traced(model: _Model, compute: Callable[[Any], dict[str, Any]], output: Any
         graph = exported(function)
     values = iter(graph.outputs)
 
-    def original(probe: np.ndarray) -> Mapping[str, Any]:
+    def original(probe: np.ndarray) -> dict[str, np.ndarray]:
         with tf.device("CPU"):
             found = compute(tf.constant(probe, dtype))
         return {name: np.asarray(value) for name, value in found.items()}
 
-    return _bound(
-        graph,
-        model.variables,
-        model.trainable,
-        outputs={name: next(values) for name in outputs},
-        layers={name: next(values) for name in layers},
-        shape=model.shape,
-        dtype=dtype,
-        original=original,
-        output=output,
-        source=model.source,
-    )
+    bound = {name: next(values) for name in outputs}
+    return _bound(graph, model, bound, {name: next(values) for name in layers}), original
 
 
 def _bound(
-    graph: Exported,
-    variables: Mapping[str, Any],
-    trainable: set[int],
-    *,
-    outputs: dict[str, str],
-    layers: dict[str, str],
-    shape: tuple[int | None, ...],
-    dtype: Any,
-    original: Callable[[np.ndarray], Mapping[str, Any]],
-    output: Any,
-    source: Source,
-) -> Target:
+    graph: Exported, model: _Model, outputs: dict[str, str], layers: dict[str, str] | None
+) -> Export:
+    """What the values of a graph stand for."""
     feeds = {id(variable): value for value, variable in graph.variables.items()}
     params: dict[str, Any] = {}
     state: dict[str, Any] = {}
-    for name, variable in variables.items():
-        learned = id(variable) in trainable and variable.dtype.is_floating
+    for name, variable in model.variables.items():
+        learned = id(variable) in model.trainable and variable.dtype.is_floating
         (params if learned else state)[name] = variable
-    binding = Binding(
+    return Export(
+        model=graph.model,
         x=graph.inputs[0],
-        params={name: feeds[id(v)] for name, v in params.items() if id(v) in feeds},
-        state={name: feeds[id(v)] for name, v in state.items() if id(v) in feeds},
+        params={name: variable.numpy() for name, variable in params.items()},
+        state={name: variable.numpy() for name, variable in state.items()},
+        constants=graph.constants,
+        feeds={name: feeds[id(v)] for name, v in model.variables.items() if id(v) in feeds},
         outputs=outputs,
         layers=layers,
-    )
-    return from_graph(
-        graph.graph,
-        binding,
-        {name: variable.numpy() for name, variable in params.items()},
-        {name: variable.numpy() for name, variable in state.items()},
-        constants=graph.constants,
-        shape=shape,
-        dtype=str(jax.dtypes.canonicalize_dtype(dtype.as_numpy_dtype)),
-        original=original,
-        output=output,
-        source=source,
-    )
-
-
-def _source(route: str, origin: str, *versions: tuple[str, str]) -> Source:
-    return Source(
-        route=route,
-        origin=origin,
+        shape=model.shape,
+        dtype=np.dtype(tf.as_dtype(model.dtype).as_numpy_dtype).name,
+        route=model.route,
         versions=(
-            *versions,
+            *model.versions,
             ("tensorflow", tf.__version__),
             ("tf2onnx", tf2onnx.__version__),
-            ("jax", jax.__version__),
         ),
     )
 

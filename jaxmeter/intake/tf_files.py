@@ -1,0 +1,192 @@
+"""Files that tf_keras and TensorFlow open: in this process, or in one without rights.
+
+This module imports TensorFlow and nothing of JAX, so that it can run in either.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tf2onnx.convert  # noqa: F401 (late it would be imported where nothing can be read)
+import tf_keras
+
+from jaxmeter.intake import saved_model, tf_models
+from jaxmeter.intake.configs import check_layers, op_layers, strange_parts
+from jaxmeter.intake.files import check_built, check_graph, is_checkpoint, line
+from jaxmeter.intake.tf_export import packed
+
+_Call = Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+class Loaded(NamedTuple):
+    """What a framework made of a file.
+
+    Attributes:
+      model: a tf_keras model, or a SavedModel as TensorFlow loads it.
+      folder: of a SavedModel without a Keras model, for messages; else None.
+    """
+
+    model: Any
+    folder: str | None
+
+
+def loaded(file: Mapping[str, Any]) -> Loaded:
+    """Opens a file that the allowlists let pass.
+
+    Args:
+      file: "kind" and "path"; "config", "weights" and "room" of Keras files, see `keras_file`;
+        "checked" of SavedModels, see `saved_model_folder`.
+    """
+    path = Path(file["path"])
+    if file["kind"] == "saved-model":
+        return saved_model_folder(path, checked=file["checked"])
+    weights = file["weights"]
+    return keras_file(
+        path,
+        file["kind"],
+        file["config"],
+        None if weights is None else Path(weights),
+        room=file["room"],
+    )
+
+
+def traced(found: Loaded) -> tuple[dict[str, Any], dict[str, np.ndarray], _Call]:
+    """The model as JSON and arrays, and its own outputs by name for a batch."""
+    export, original = export_of(found)
+    return (*packed(export), original)
+
+
+def export_of(found: Loaded) -> tf_models.Traced:
+    """The model as values, and its own outputs by name for a batch.
+
+    Raises:
+      ValueError: if it does not take one array, or has operations without a form in ONNX.
+    """
+    if found.folder is None:
+        return tf_models.from_tf_keras(found.model)
+    return tf_models.from_saved_model(found.model, found.folder)
+
+
+# --- Keras 2 ------------------------------------------------------------------------------------
+
+
+def keras_file(
+    path: Path,
+    kind: str,
+    config: Any,
+    weights: Path | None,
+    *,
+    room: int,
+    trust: bool = False,
+    custom_objects: Mapping[str, Any] | None = None,
+) -> Loaded:
+    """The tf_keras model in a file.
+
+    Args:
+      path: the file. An archive names Keras' modules as tf_keras does.
+      kind: "hdf5", "keras" or "json".
+      config: the architecture, for a `.json`.
+      weights: the weights of a `.json`.
+      room: bytes that its variables may have.
+      trust: let Lambda layers run.
+      custom_objects: what the file names and tf_keras does not have.
+    """
+    models = tf_keras.models
+    given = dict(custom_objects or {})
+    with tf.device("CPU"), _bounded(room):
+        if weights is not None:
+            model = models.model_from_json(json.dumps(config), given)
+            _load_weights(model, weights)
+            return Loaded(model, None)
+        load = partial(models.load_model, custom_objects=given, compile=False)
+        return Loaded(load(path, safe_mode=not trust) if kind == "keras" else load(path), None)
+
+
+def _load_weights(model: Any, weights: Path) -> None:
+    if is_checkpoint(weights):
+        model.load_weights(str(weights)).assert_existing_objects_matched().expect_partial()
+    else:
+        check_built(model)
+        model.load_weights(str(weights))
+
+
+@contextmanager
+def _bounded(room: int) -> Iterator[None]:
+    """Refuses a config's variables before they are made, once no file could fill them."""
+    made = 0
+
+    def create(make: Any, **given: Any) -> Any:
+        nonlocal made
+        if given.get("shape") is not None and tf.TensorShape(given["shape"]).is_fully_defined():
+            size = 8 if "64" in tf.as_dtype(given.get("dtype") or "float32").name else 4
+            made += size * math.prod(int(d) for d in given["shape"])
+            if made > room:
+                raise ValueError(
+                    f"its config asks for variables of {made:,} bytes, far more than the file "
+                    "could hold"
+                )
+        return make(**given)
+
+    with tf.variable_creator_scope(create):
+        yield
+
+
+# --- SavedModels --------------------------------------------------------------------------------
+
+
+def saved_model_folder(
+    path: Path,
+    *,
+    checked: bool = True,
+    trust: bool = False,
+    custom_objects: Mapping[str, Any] | None = None,
+    registered: Iterable[str] = (),
+) -> Loaded:
+    """The Keras model in a folder; without one that tf_keras can make, the graph.
+
+    Args:
+      path: the folder.
+      checked: look first whether what loading and calling it run does more than compute. Only a
+        test of what the process holds without that does not.
+      trust: let what its layers run pass.
+      custom_objects: classes and functions that its layers name.
+      registered: names of those that are registered with Keras.
+
+    Raises:
+      ValueError: if it is damaged or not safe to open.
+    """
+    given = dict(custom_objects or {})
+    what = str(path)
+    configs = saved_model.examined(
+        path, lambda ops: check_graph(ops, what, saved_model.has_state) if checked else None
+    )
+    if checked and not trust:
+        check_layers(configs, what)
+        check_op_layers(configs, what)
+    strange = checked and not trust and strange_parts(configs, {*given, *registered})
+    with tf.device("CPU"):
+        reason: BaseException | None = None
+        # Its graph holds what strange layers compute, so their classes are not needed.
+        if configs and not strange:
+            try:
+                return Loaded(saved_model.by_tf_keras(path, given), None)
+            except Exception as error:
+                reason = error
+        try:
+            return Loaded(tf.saved_model.load(what), what)
+        except Exception as error:
+            raise ValueError(
+                f"{path} is damaged: {line(error)}. Copy the whole folder again, variables/ too."
+            ) from (reason or error)
+
+
+def check_op_layers(config: Any, what: str) -> None:
+    """Refuses layers that are single TensorFlow operations which do more than compute."""
+    if nodes := op_layers(config):
+        check_graph(map(saved_model.operation, nodes), what, saved_model.has_state)
