@@ -260,7 +260,7 @@ def check_op_layers(config: Any, what: str) -> None:
     """Refuses layers that are single TensorFlow operations which do more than compute."""
     if nodes := op_layers(config):
         graphs = importlib.import_module("jaxmeter.intake.saved_model")
-        check_graph(map(graphs.operation, nodes), what, graphs.has_state)
+        check_graph(map(graphs.operation, nodes), what)
 
 
 def _by_tf_keras(
@@ -372,11 +372,14 @@ def _from_saved_model(
     path: Path, output: Choice | None, trust: bool, custom_objects: dict[str, Any]
 ) -> Target:
     folder = importlib.import_module("jaxmeter.intake.saved_model")
+    parts = importlib.import_module("jaxmeter.intake.safety.served")
     check_links(path, path.rglob("*"))
-    configs = folder.examined(path, lambda ops: check_graph(ops, str(path), folder.has_state))
+    meta, configs = folder.read(path)
+    signature = parts.served(meta)
     custom = {*custom_objects, *surroundings.registered()}
     strange = strange_parts(configs, custom)
     if not trust:
+        check_graph(parts.operations(signature), str(path))
         check_layers(configs, str(path))
         check_op_layers(configs, str(path))
     tf = importlib.import_module("tensorflow")
@@ -384,16 +387,22 @@ def _from_saved_model(
         reason: BaseException | None = None
         # Its graph holds what strange layers compute, so their classes are not needed.
         if configs and (trust or not strange):
+            layers = parts.of_layers(meta)
             try:
-                model = folder.by_tf_keras(path, custom_objects)
+                if not trust:
+                    check_graph(parts.operations(layers), str(path))
+                with folder.written(path, layers) as copy:
+                    model = folder.by_tf_keras(copy, custom_objects)
             except Exception as error:
                 reason = error
             else:
                 return _tf_models().from_tf_keras(model, str(path), output)
-        try:
-            loaded = tf.saved_model.load(str(path))
-        except Exception as error:
-            raise ValueError(
-                f"{path} is damaged: {line(error)}. Copy the whole folder again, variables/ too."
-            ) from (reason or error)
-        return _tf_models().from_saved_model(loaded, str(path), output)
+        with folder.written(path, signature) as copy:
+            try:
+                loaded = folder.by_tensorflow(copy, signature)
+            except Exception as error:
+                told = line(error).replace(str(copy), str(path))
+                raise ValueError(
+                    f"{path} is damaged: {told}. Copy the whole folder again, variables/ too."
+                ) from (reason or error)
+            return _tf_models().from_saved_model(loaded, str(path), output)

@@ -1,0 +1,1 @@
+"""What a file of a stranger may hold, decided before any framework opens it."""
