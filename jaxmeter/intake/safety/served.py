@@ -32,7 +32,7 @@ def served(meta: meta_graph_pb2.MetaGraphDef) -> meta_graph_pb2.MetaGraphDef:
     if not meta.HasField("object_graph_def"):
         return _of_graph(meta)
     nodes = meta.object_graph_def.nodes
-    held = [ref.node_id for ref in nodes[0].children if ref.local_name == "signatures"]
+    held = {ref.node_id for ref in nodes[0].children if ref.local_name == "signatures"}
     keys = _chosen(ref.local_name for number in held for ref in nodes[number].children)
     starts = [r.node_id for number in held for r in nodes[number].children if r.local_name in keys]
     kept, names = _reached(meta, starts)
