@@ -4,8 +4,8 @@
     python benchmarks/opening.py --compare before.json after.json
 
 Every model file and SavedModel folder below the folders is loaded (a `.json` architecture with the
-weights beside it, `NAME.json.weights.h5`). A row holds what happened, the seconds, and the logits on
-one seeded batch. The comparison lists the files whose outcome or logits differ.
+weights beside it, `NAME.json.weights.h5`). A row holds what happened, the seconds, and the logits
+on one seeded batch. The comparison lists the files whose outcome or logits differ.
 """
 
 import argparse

@@ -63,7 +63,10 @@ ARROWS = {
     "intake.naming": set(),
     "intake.surroundings": set(),
     "intake.configs": set(),
-    "intake.files": {"intake.configs", "intake.heads"},
+    "intake.safety": set(),
+    "intake.safety.operations": set(),
+    "intake.safety.served": set(),
+    "intake.files": {"intake.configs", "intake.heads", "intake.safety.operations"},
     "intake.keras_pass": {"intake.heads"},
     "intake.keras_model": {"intake.keras_pass", "intake.naming"},
     "intake.keras_jax": {
@@ -88,7 +91,8 @@ ARROWS = {
     "intake.saved_model": {"intake.files"},
     "intake.opening": {
         *("intake.configs", "intake.files", "intake.heads", "intake.keras_jax"),
-        *("intake.saved_model", "intake.surroundings", "intake.tf_models", "target"),
+        *("intake.safety.served", "intake.saved_model", "intake.surroundings"),
+        *("intake.tf_models", "target"),
     },
     "intake": {
         *("intake.files", "intake.heads", "intake.onnx_file", "intake.opening"),

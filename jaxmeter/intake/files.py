@@ -10,35 +10,19 @@ import glob
 import importlib
 import json
 import mmap
-import re
 import stat
 import zipfile
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from jaxmeter.intake.configs import check_config
 from jaxmeter.intake.heads import WrongChoice
+from jaxmeter.intake.safety.operations import refused
 
 ACCEPTED = (
     "a path to a .keras, .h5, .hdf5, .json or .onnx file or a SavedModel folder, or a live Keras 3 "
     "or tf_keras model"
-)
-# TensorFlow operations that run Python, or read or write files.
-_UNSAFE_OPERATIONS = re.compile(
-    r"\w*PyFunc\w*|\w*(File|Reader|Dataset|Summary|Rpc|Session|Snapshot)\w*|MatchingFiles"
-    r"|ImmutableConst|Print(V2)?|Debug\w*|Copy(Host)?|RemoteCall|Load\w+|Save\w*|Restore\w*"
-    r"|Merge\w*Checkpoints|Dump\w*|Sleep\w*|Shell\w*|\w*Host(Compute|Send|Recv)\w*|_?(Send|Recv)"
-)
-# Of those with state, the ones that keep it in memory: variables, random numbers, tables, control.
-_HARMLESS_STATE = re.compile(
-    r"VarHandleOp|_?ReadVariables?Op|Assign\w*VariableOp|VarIsInitializedOp|VariableShape|Variable(V2)?"
-    r"|TemporaryVariable|DestroyResourceOp|DisableCopyOnRead|Resource(Gather|Scatter|Apply|Sparse)\w*"
-    r"|StatefulPartitionedCall|If|While|Case|_If|_While|Assert|CheckNumerics(V2)?|GuaranteeConst|Empty"
-    r"|_?(Arg|Retval|DeviceArg|DeviceRetval)|Random\w+|TruncatedNormal|ParameterizedTruncatedNormal"
-    r"|Multinomial|Stateful\w+|Rng\w+|NonDeterministicInts|StatelessRandomGet\w+"
-    r"|SampleDistorted\w+|(Anonymous)?(Mutable)?(Dense)?HashTable(OfTensors)?(V2)?|LookupTable\w+"
-    r"|InitializeTable(V2)?|TensorArray\w*|Stack\w*|CudnnRNN\w*|IsTensorFloat32Enabled|DeviceIndex"
 )
 _HDF5_DEPTH = 64
 _LARGEST_CLAIM = 2**28  # bytes a file may claim to hold beyond 100 times what it has stored
@@ -185,27 +169,19 @@ def is_legacy_weights(path: Path) -> bool:
         return "layer_names" in file.attrs or "model_weights" in file
 
 
-def check_graph(
-    names: Iterable[str], what: str, has_state: Callable[[str], bool] = lambda name: False
-) -> None:
-    """Refuses TensorFlow graphs with operations that may run Python or touch files.
+def check_graph(names: Iterable[str], what: str) -> None:
+    """Refuses TensorFlow graphs with operations that are not known to do nothing but compute.
 
     Args:
       names: the operations.
       what: the model, for the message.
-      has_state: whether TensorFlow says that an operation does more than compute.
     """
-    unsafe = sorted(
-        name
-        for name in set(names)
-        if _UNSAFE_OPERATIONS.fullmatch(name)
-        or (has_state(name) and not _HARMLESS_STATE.fullmatch(name))
-    )
-    if unsafe:
+    if unsafe := refused(names):
         raise ValueError(
-            f"{what} has operations that run code, touch files or do other than compute: "
-            f"{', '.join(unsafe)}. Running it could do anything on this machine, so it is refused, "
-            "whoever wrote it. Save the model without them."
+            f"{what} has operations that run code, touch files or are not known to do nothing but "
+            f"compute: {', '.join(unsafe)}. Running it could do anything on this machine, so it is "
+            "refused. Save the model without them, as a function of arrays of numbers; or, if you "
+            "trust who wrote it, pass trust=True (--trust)."
         )
 
 

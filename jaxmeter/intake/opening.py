@@ -9,7 +9,7 @@ import re
 import tempfile
 import types
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from jaxmeter.intake.files import (
 )
 from jaxmeter.intake.heads import Choice
 from jaxmeter.intake.safety import process
+from jaxmeter.intake.tf_export import Place
 from jaxmeter.target import HERE, Target
 
 # Activations that Keras 3 computes differently from the Keras 2 that wrote the file.
@@ -238,14 +239,26 @@ def _from_tf_keras_file(
 
 
 def _apart(
-    request: dict[str, Any], readable: list[Path], path: Path, output: Choice | None, size: int
+    request: dict[str, Any],
+    readable: list[Path],
+    path: Path,
+    output: Choice | None,
+    size: int,
+    writable: Sequence[int] = (),
 ) -> Target:
     """A target from a file that a process without rights opens."""
     memory, seconds = 2**31 + 12 * size, 60 + size / 2**22
     with contextlib.ExitStack() as stack:
         try:
             found = stack.enter_context(
-                process.opened(request, readable, memory=memory, seconds=seconds)
+                process.opened(
+                    request,
+                    readable,
+                    memory=memory,
+                    seconds=seconds,
+                    writable=writable,
+                    written=2**20 + size,
+                )
             )
         except process.Refused as error:
             if error.stage == "load":
@@ -320,7 +333,7 @@ def _alone(file: File) -> Iterator[None]:
 
     That takes seconds, and more memory than most models.
     """
-    module = importlib.import_module("keras.src.legacy.saving.json_utils")
+    module: Any = importlib.import_module("keras.src.legacy.saving.json_utils")
     plain = module.tf
     if not {"TensorShape", "TypeSpec", "CompositeTensor"} & _strings(file.config):
         module.tf = types.SimpleNamespace(available=False)
@@ -444,22 +457,47 @@ def _from_saved_model(
     path: Path, output: Choice | None, trust: bool, custom_objects: dict[str, Any]
 ) -> Target:
     check_links(path, path.rglob("*"))
-    if not (trust or custom_objects or _names_registered(path)):
-        request = {"kind": "saved-model", "path": str(path.absolute()), "checked": True}
-        try:
-            return _apart(request, [path], path, output, _size(path, None))
-        except _NotLoaded as error:
-            raise ValueError(str(error.__cause__)) from error.__cause__
-    surroundings.tensorflow(f"{path}, a SavedModel,")
-    with surroundings.undisturbed():
-        files = _module("tf_files")
-        found = files.saved_model_folder(
-            path,
-            trust=trust,
-            custom_objects=custom_objects,
-            registered=surroundings.registered(),
-        )
-        return _of_traced(files.export_of(found), str(path), output)
+    with _places(path) as places:
+        if not (trust or custom_objects or _names_registered(path)):
+            request = {
+                "kind": "saved-model",
+                "path": str(path.absolute()),
+                "folders": [place.folder for place in places],
+                "checked": True,
+            }
+            files = [path, *(Path(place.folder) for place in places)]
+            writable = [place.graph for place in places]
+            try:
+                return _apart(request, files, path, output, _size(path, None), writable)
+            except _NotLoaded as error:
+                raise ValueError(str(error.__cause__)) from error.__cause__
+        surroundings.tensorflow(f"{path}, a SavedModel,")
+        with surroundings.undisturbed():
+            opener = _module("tf_files")
+            found = opener.saved_model_folder(
+                path,
+                places,
+                trust=trust,
+                custom_objects=custom_objects,
+                registered=surroundings.registered(),
+            )
+            return _of_traced(opener.export_of(found), str(path), output)
+
+
+@contextmanager
+def _places(path: Path) -> Iterator[list[Place]]:
+    """Two folders with links to all that TensorFlow reads of a SavedModel but its graph."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        places = []
+        for name in ("layers", "signature"):
+            place = Path(folder) / name
+            place.mkdir()
+            for part in ("variables", "assets", "keras_metadata.pb"):
+                if (path / part).exists():
+                    (place / part).symlink_to((path / part).absolute())
+            file = stack.enter_context(open(place / "saved_model.pb", "wb"))
+            places.append(Place(str(place), file.fileno()))
+        yield places
 
 
 def _names_registered(path: Path) -> bool:

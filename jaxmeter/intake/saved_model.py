@@ -2,28 +2,23 @@
 
 import importlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from google.protobuf import json_format, text_format
-from google.protobuf.message import DecodeError
-from tensorflow.core.framework import node_def_pb2, variable_pb2
+from tensorflow.core.framework import node_def_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
-from tensorflow.python.framework import op_def_registry
 
 from jaxmeter.intake.files import line
 
 
-def examined(path: Path, check: Callable[[Iterable[str]], None]) -> list[Any]:
-    """Checks the folder's graphs, and gives the Keras configs that it holds; [] if it has none.
-
-    Args:
-      path: the folder.
-      check: is given the operations that loading or calling the model can run.
+def read(path: Path) -> tuple[meta_graph_pb2.MetaGraphDef, list[Any]]:
+    """The folder's graph, and the Keras configs that it holds; [] if it has none.
 
     Raises:
-      ValueError: if the folder is damaged; and what `check` raises.
+      ValueError: if the folder is damaged, or it has several graphs and none is the served one.
     """
     proto = saved_model_pb2.SavedModel()
     try:
@@ -34,14 +29,28 @@ def examined(path: Path, check: Callable[[Iterable[str]], None]) -> list[Any]:
             text_format.Parse((path / "saved_model.pbtxt").read_text(), proto)
         if not proto.meta_graphs:
             raise ValueError("it holds no graph")
-        configs = list(_configs(path, proto))
+        if len(proto.meta_graphs) == 1:
+            return proto.meta_graphs[0], list(_configs(path, proto.meta_graphs[0]))
     except Exception as error:
         raise ValueError(
             f"{path} is damaged: saved_model.pb cannot be read, {line(error)}. Copy the whole "
             "folder again."
         ) from error
-    check(_operations(proto))
-    return configs
+    tags = [sorted(meta.meta_info_def.tags) for meta in proto.meta_graphs]
+    if tags.count(["serve"]) != 1:
+        listing = "; ".join(", ".join(one) or "none" for one in tags)
+        raise ValueError(
+            f"{path} holds {len(tags)} graphs, with the tags {listing}, and not one with the tag "
+            "serve alone: it is not known which to audit. Save one of them by itself."
+        )
+    return proto.meta_graphs[tags.index(["serve"])], []  # Keras writes one graph
+
+
+def write(meta: meta_graph_pb2.MetaGraphDef, file: int) -> None:
+    """Writes a graph as the `saved_model.pb` of a folder, whose descriptor this is."""
+    proto = saved_model_pb2.SavedModel(saved_model_schema_version=1, meta_graphs=[meta])
+    with os.fdopen(os.dup(file), "wb") as stream:
+        stream.write(proto.SerializeToString())
 
 
 def by_tf_keras(path: Path, custom_objects: dict[str, Any]) -> Any:
@@ -56,10 +65,19 @@ def by_tf_keras(path: Path, custom_objects: dict[str, Any]) -> Any:
     return model
 
 
-def has_state(name: str) -> bool:
-    """Whether an operation of TensorFlow's does more than compute its outputs from its inputs."""
-    known = op_def_registry.get(name)
-    return known is not None and known.is_stateful
+def by_tensorflow(path: Path, meta: meta_graph_pb2.MetaGraphDef) -> Any:
+    """The object in a folder with this graph.
+
+    What its checkpoint holds for others stays there, and nothing is read where nothing is needed.
+    """
+    tf = importlib.import_module("tensorflow")
+    nodes = meta.object_graph_def.nodes
+    holds = any(node.WhichOneof("kind") == "variable" or node.saveable_objects for node in nodes)
+    options = tf.saved_model.LoadOptions(
+        allow_partial_checkpoint=True,
+        experimental_skip_checkpoint=meta.HasField("object_graph_def") and not holds,
+    )
+    return tf.saved_model.load(str(path), options=options)
 
 
 def operation(node: Any) -> str:
@@ -69,93 +87,10 @@ def operation(node: Any) -> str:
     return str(node_def_pb2.NodeDef.FromString(str(node).encode()).op)
 
 
-# --- what can run -------------------------------------------------------------------------------
-
-
-def _operations(proto: saved_model_pb2.SavedModel) -> Iterator[str]:
-    """The operations that loading or calling a model can run.
-
-    TensorFlow writes functions beside the model's that save and restore it. They have operations
-    that write files, under names that anyone can give; what tells them from others is that nothing
-    leads to them but the graph, and of the graph only its functions are loaded.
-    """
-    for meta in proto.meta_graphs:
-        functions = {f.signature.name: f for f in meta.graph_def.library.function}
-        gradients = {g.function_name: g.gradient_func for g in meta.graph_def.library.gradient}
-        waiting = [*meta.object_graph_def.concrete_functions, *gradients.values()]
-        waiting += [g.gradient_func for g in meta.graph_def.library.registered_gradients]
-        if len(proto.meta_graphs) > 1 or not meta.HasField("object_graph_def"):
-            nodes = list(_of_graph(meta))
-            yield from (node.op for node in nodes)
-            for node in nodes:
-                waiting += _calls(node)
-        seen: set[str] = set()
-        while waiting:
-            name = waiting.pop()
-            if name in seen or name not in functions:
-                continue
-            seen.add(name)
-            for node in functions[name].node_def:
-                yield node.op
-                waiting += _calls(node)
-
-
-def _calls(node: node_def_pb2.NodeDef) -> Iterator[str]:
-    """The functions that a node may call, its own operation among them."""
-    yield node.op
-    for value in node.attr.values():
-        yield value.func.name
-        yield from (inner.name for inner in value.list.func)
-        for inner in (value.func, *value.list.func):  # functions with functions as attributes
-            yield from (nested.func.name for nested in inner.attr.values())
-
-
-def _of_graph(meta: meta_graph_pb2.MetaGraphDef) -> Iterator[node_def_pb2.NodeDef]:
-    """The nodes that TensorFlow can run of a graph of TensorFlow 1.
-
-    Not the saver's own: those that only saving leads to, and those that restore from the file name
-    that is fed when the model is loaded.
-    """
-    nodes = {node.name: node for node in meta.graph_def.node}
-    starts = [info.name for s in meta.signature_def.values() for info in s.outputs.values()]
-    starts += [info.name for s in meta.signature_def.values() for info in s.inputs.values()]
-    for collection in meta.collection_def.values():
-        starts += collection.node_list.value
-        for packed in collection.bytes_list.value:
-            try:
-                variable = variable_pb2.VariableDef.FromString(packed)
-            except DecodeError:
-                continue
-            starts += [variable.initializer_name, variable.variable_name]
-            starts += [variable.initial_value_name, variable.snapshot_name]
-    run = set(_ancestors(nodes, starts))
-    restored = set(_ancestors(nodes, [meta.saver_def.restore_op_name])) - run
-    fed = _node_name(meta.saver_def.filename_tensor_name)
-    yield from (nodes[name] for name in run)
-    for name in restored:
-        node = nodes[name]
-        if node.op != "RestoreV2" or _node_name(node.input[0]) != fed:
-            yield node
-
-
-def _ancestors(nodes: dict[str, node_def_pb2.NodeDef], names: Iterable[str]) -> Iterator[str]:
-    waiting, seen = list(names), set()
-    while waiting:
-        name = _node_name(waiting.pop())
-        if name in nodes and name not in seen:
-            seen.add(name)
-            yield name
-            waiting += nodes[name].input
-
-
-def _node_name(value: str) -> str:
-    return value.lstrip("^").partition(":")[0]
-
-
 # --- configs ------------------------------------------------------------------------------------
 
 
-def _configs(path: Path, proto: saved_model_pb2.SavedModel) -> Iterator[Any]:
+def _configs(path: Path, meta: meta_graph_pb2.MetaGraphDef) -> Iterator[Any]:
     """The layers' configs: beside the graph since TF 2.5, in its objects' metadata before."""
     texts: list[str] = []
     beside = path / "keras_metadata.pb"
@@ -163,8 +98,7 @@ def _configs(path: Path, proto: saved_model_pb2.SavedModel) -> Iterator[Any]:
         metadata = importlib.import_module("tf_keras.protobuf.saved_metadata_pb2").SavedMetadata()
         metadata.ParseFromString(beside.read_bytes())
         texts += [node.metadata for node in metadata.nodes]
-    for meta in proto.meta_graphs:
-        for node in meta.object_graph_def.nodes:
-            if node.user_object.identifier.startswith("_tf_keras_"):
-                texts.append(node.user_object.metadata)
+    for node in meta.object_graph_def.nodes:
+        if node.user_object.identifier.startswith("_tf_keras_"):
+            texts.append(node.user_object.metadata)
     yield from (json.loads(text) for text in texts if text)

@@ -137,12 +137,13 @@ def registered() -> set[str]:
 
 @contextlib.contextmanager
 def _unlogged() -> Iterator[None]:
-    before = logging.root.manager.disable
+    before, handlers = logging.root.manager.disable, list(logging.root.handlers)
     logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
         logging.disable(before)
+        logging.root.handlers[:] = handlers  # absl adds one when it is first asked to log
 
 
 def _keras_seeds() -> list[tuple[Any, Any]]:

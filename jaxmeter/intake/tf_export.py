@@ -37,6 +37,18 @@ class Export(NamedTuple):
     versions: tuple[tuple[str, str], ...]
 
 
+class Place(NamedTuple):
+    """A folder that has all of a SavedModel's but its graph.
+
+    Attributes:
+      folder: the folder.
+      graph: the descriptor of its `saved_model.pb`, empty and open for writing.
+    """
+
+    folder: str
+    graph: int
+
+
 _ARRAYS = ("params", "state", "constants")
 
 

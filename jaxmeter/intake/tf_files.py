@@ -5,7 +5,7 @@ This module imports TensorFlow and nothing of JAX, so that it can run in either.
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,8 @@ import tf_keras
 from jaxmeter.intake import saved_model, tf_models
 from jaxmeter.intake.configs import check_layers, op_layers, strange_parts
 from jaxmeter.intake.files import check_built, check_graph, is_checkpoint, line
-from jaxmeter.intake.tf_export import packed
+from jaxmeter.intake.safety import served
+from jaxmeter.intake.tf_export import Place, packed
 
 _Call = Callable[[np.ndarray], dict[str, np.ndarray]]
 
@@ -36,16 +37,18 @@ class Loaded(NamedTuple):
     folder: str | None
 
 
-def loaded(file: Mapping[str, Any]) -> Loaded:
-    """Opens a file that the allowlists let pass.
+def loaded(file: Mapping[str, Any], descriptors: Sequence[int]) -> Loaded:
+    """Opens a file.
 
     Args:
       file: "kind" and "path"; "config", "weights" and "room" of Keras files, see `keras_file`;
-        "checked" of SavedModels, see `saved_model_folder`.
+        "checked" and the places' "folders" of SavedModels, see `saved_model_folder`.
+      descriptors: of the places' graphs.
     """
     path = Path(file["path"])
     if file["kind"] == "saved-model":
-        return saved_model_folder(path, checked=file["checked"])
+        places = [Place(*place) for place in zip(file["folders"], descriptors, strict=True)]
+        return saved_model_folder(path, places, checked=file["checked"])
     weights = file["weights"]
     return keras_file(
         path,
@@ -142,6 +145,7 @@ def _bounded(room: int) -> Iterator[None]:
 
 def saved_model_folder(
     path: Path,
+    places: Sequence[Place],
     *,
     checked: bool = True,
     trust: bool = False,
@@ -152,41 +156,50 @@ def saved_model_folder(
 
     Args:
       path: the folder.
+      places: two to put the parts of the graph into that are handed to TensorFlow.
       checked: look first whether what loading and calling it run does more than compute. Only a
         test of what the process holds without that does not.
-      trust: let what its layers run pass.
+      trust: let what its layers and operations run pass.
       custom_objects: classes and functions that its layers name.
       registered: names of those that are registered with Keras.
 
     Raises:
       ValueError: if it is damaged or not safe to open.
     """
+    if not checked:
+        return Loaded(tf.saved_model.load(str(path)), str(path))
     given = dict(custom_objects or {})
     what = str(path)
-    configs = saved_model.examined(
-        path, lambda ops: check_graph(ops, what, saved_model.has_state) if checked else None
-    )
-    if checked and not trust:
+    meta, configs = saved_model.read(path)
+    signature = served.served(meta)
+    if not trust:
+        check_graph(served.operations(signature), what)
         check_layers(configs, what)
         check_op_layers(configs, what)
-    strange = checked and not trust and strange_parts(configs, {*given, *registered})
+    strange = not trust and strange_parts(configs, {*given, *registered})
     with tf.device("CPU"):
         reason: BaseException | None = None
         # Its graph holds what strange layers compute, so their classes are not needed.
         if configs and not strange:
+            layers = served.of_layers(meta)
             try:
-                return Loaded(saved_model.by_tf_keras(path, given), None)
+                if not trust:
+                    check_graph(served.operations(layers), what)
+                saved_model.write(layers, places[0].graph)
+                return Loaded(saved_model.by_tf_keras(Path(places[0].folder), given), None)
             except Exception as error:
                 reason = error
+        saved_model.write(signature, places[1].graph)
         try:
-            return Loaded(tf.saved_model.load(what), what)
+            return Loaded(saved_model.by_tensorflow(Path(places[1].folder), signature), what)
         except Exception as error:
+            told = line(error).replace(places[1].folder, what)
             raise ValueError(
-                f"{path} is damaged: {line(error)}. Copy the whole folder again, variables/ too."
+                f"{path} is damaged: {told}. Copy the whole folder again, variables/ too."
             ) from (reason or error)
 
 
 def check_op_layers(config: Any, what: str) -> None:
     """Refuses layers that are single TensorFlow operations which do more than compute."""
     if nodes := op_layers(config):
-        check_graph(map(saved_model.operation, nodes), what, saved_model.has_state)
+        check_graph(map(saved_model.operation, nodes), what)

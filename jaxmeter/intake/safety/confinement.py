@@ -85,19 +85,22 @@ _IOCTL, _TGKILL, _PRLIMIT = (16, 29), (234, 131), (302, 261)
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
 
-def confine(readable: Iterable[Path], memory: int, seconds: float) -> list[str]:
+def confine(
+    readable: Iterable[Path], memory: int, seconds: float, *, written: int = 0
+) -> list[str]:
     """Takes this process' rights away; what holds from now on, in words.
 
     Args:
       readable: files, and folders with all that is below them, that may still be read.
       memory: bytes that may be allocated beyond what the process has.
       seconds: of processor time that it may still take, over all its threads.
+      written: bytes that a file may have which is open for writing already. None can be opened.
 
     Returns:
       One phrase for each thing that the system enforces; empty where it enforces nothing. Whoever
       calls this must have one thread only: others would keep their rights.
     """
-    held = [*_limited(memory, seconds)]
+    held = [*_limited(memory, seconds, written)]
     if not sys.platform.startswith("linux"):
         return held
     libc = ctypes.CDLL(None, use_errno=True)
@@ -109,16 +112,16 @@ def confine(readable: Iterable[Path], memory: int, seconds: float) -> list[str]:
     if abi:
         held.append(f"reads only the model's files, Python's and TensorFlow's (Landlock {abi})")
     if _filtered(libc):
-        held.append("no network, no other process, no writing (seccomp)")
+        held.append("no network, no other process, opens no file for writing (seccomp)")
     elif abi:
-        held.append("no writing (Landlock)")
+        held.append("opens no file for writing (Landlock)")
     return held
 
 
 # --- limits -------------------------------------------------------------------------------------
 
 
-def _limited(memory: int, seconds: float) -> Iterator[str]:
+def _limited(memory: int, seconds: float, written: int) -> Iterator[str]:
     try:
         resource = __import__("resource")
     except ImportError:  # Windows
@@ -133,7 +136,7 @@ def _limited(memory: int, seconds: float) -> Iterator[str]:
         return False
 
     limit(resource.RLIMIT_CORE, 0)
-    limit(resource.RLIMIT_FSIZE, 0)
+    limit(resource.RLIMIT_FSIZE, written)
     used = resource.getrusage(resource.RUSAGE_SELF)
     spent = used.ru_utime + used.ru_stime
     if limit(resource.RLIMIT_CPU, int(spent + seconds) + 1):

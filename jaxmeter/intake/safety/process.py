@@ -79,7 +79,13 @@ class Refused(ValueError):
 
 @contextlib.contextmanager
 def opened(
-    file: Mapping[str, Any], readable: Sequence[Path], *, memory: int, seconds: float
+    file: Mapping[str, Any],
+    readable: Sequence[Path],
+    *,
+    memory: int,
+    seconds: float,
+    writable: Sequence[int] = (),
+    written: int = 0,
 ) -> Iterator[Opened]:
     """Opens a file in a process of its own, which lives until the context ends.
 
@@ -88,6 +94,8 @@ def opened(
       readable: the model's files.
       memory: bytes that opening it may take beside TensorFlow, and its arrays here.
       seconds: it may take until the context ends.
+      writable: descriptors of files that it may write, and no others.
+      written: bytes that each of them may have.
 
     Raises:
       Refused: if it does not open, in this time and memory, or takes the process down with it.
@@ -97,8 +105,9 @@ def opened(
         "readable": [str(path.absolute()) for path in readable],
         "memory": memory,
         "seconds": seconds * (os.cpu_count() or 1),
+        "written": written,
     }
-    with _LOCK, _conversation() as talk:
+    with _LOCK, _conversation(writable) as talk:
         deadline = time.monotonic() + seconds
 
         def ask(head: Any, arrays: messages.Arrays) -> tuple[Any, dict[str, np.ndarray]]:
@@ -145,7 +154,7 @@ class _Talk(NamedTuple):
 class _Server(NamedTuple):
     """A process that has imported TensorFlow and forks for each file."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[Any]
     control: socket.socket
     owner: int  # the process that started it; another, forked from that one, starts its own
 
@@ -155,16 +164,16 @@ _servers: list[_Server] = []
 
 
 @contextlib.contextmanager
-def _conversation() -> Iterator[_Talk]:
+def _conversation(writable: Sequence[int]) -> Iterator[_Talk]:
     if not _FORKS:
-        with _single() as talk:
+        with _single(writable) as talk:
             yield talk
         return
     server = _running()
     theirs_in, asking = os.pipe()
     answering, theirs_out = os.pipe()
     try:
-        socket.send_fds(server.control, [b"o"], [theirs_in, theirs_out])
+        socket.send_fds(server.control, [b"o"], [theirs_in, theirs_out, *writable])
     finally:
         os.close(theirs_in)
         os.close(theirs_out)
@@ -189,9 +198,10 @@ def _conversation() -> Iterator[_Talk]:
 
 
 @contextlib.contextmanager
-def _single() -> Iterator[_Talk]:
-    """A process for one file, where there is no fork or no passing of descriptors."""
-    with _started([], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+def _single(writable: Sequence[int]) -> Iterator[_Talk]:
+    """A process for one file, on systems that cannot be trusted to fork one with threads."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "pass_fds": writable}
+    with _started(["-", *map(str, writable)], **pipes) as process:
         assert process.stdin is not None and process.stdout is not None
         try:
             talk = (process.stdin.fileno(), process.stdout.fileno())
@@ -223,7 +233,7 @@ def _running() -> _Server:
     return _servers[0]
 
 
-def _started(arguments: list[str], **streams: Any) -> subprocess.Popen[bytes]:
+def _started(arguments: list[str], **streams: Any) -> subprocess.Popen[Any]:
     """The program, quiet, on the CPU, and out of reach of the terminal's Ctrl-C."""
     kept = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON)}
     roots = [path for path in sys.path if path and Path(path).is_absolute()]
@@ -234,14 +244,14 @@ def _started(arguments: list[str], **streams: Any) -> subprocess.Popen[bytes]:
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "CUDA_VISIBLE_DEVICES": "-1",
     }
-    return subprocess.Popen(
+    found: subprocess.Popen[Any] = subprocess.Popen(
         [sys.executable, "-B", "-s", "-P", str(_WORKER), *arguments],
         env=kept,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        text=False,
         **({"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL} | streams),
     )
+    return found
 
 
 @atexit.register

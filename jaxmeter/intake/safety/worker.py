@@ -32,17 +32,21 @@ def _without_the_rest() -> None:
         sys.modules[name] = module
 
 
-def main(sockets: list[str]) -> None:
-    """Serves files until the other end closes: forked on a socket, else one by stdin and stdout."""
+def main(arguments: list[str]) -> None:
+    """Serves files until the other end closes.
+
+    With the number of a socket, each file has a fork of this process; with "-" and descriptors to
+    be written, this process serves one file by its own standard input and output.
+    """
     _without_the_rest()
     names = ("safety.messages", "safety.confinement", "tf_files")
     used: list[Any] = [importlib.import_module(f"jaxmeter.intake.{name}") for name in names]
-    if not sockets:
+    if arguments[0] == "-":
         back = os.dup(1)
         os.dup2(2, 1)  # what others print must not get between the messages
-        _serve(*used, 0, back)
+        _serve(*used, 0, back, *map(int, arguments[1:]))
         return
-    with socket.socket(fileno=int(sockets[0])) as control:
+    with socket.socket(fileno=int(arguments[0])) as control:
         control.send(b"r")
         with contextlib.suppress(EOFError, ConnectionError):
             while True:
@@ -50,8 +54,8 @@ def main(sockets: list[str]) -> None:
 
 
 def _fork(used: list[Any], control: socket.socket) -> None:
-    """One file: a child with the two descriptors that came, until it ends or is to be ended."""
-    told, descriptors, _, _ = socket.recv_fds(control, 1, 2)
+    """One file: a child with the descriptors that came, until it ends or is to be ended."""
+    told, descriptors, _, _ = socket.recv_fds(control, 1, 8)
     if not told:
         raise EOFError
     child = os.fork()
@@ -96,16 +100,20 @@ def _alone(keep: list[int]) -> None:
     os.closerange(low, 2**16)
 
 
-def _serve(messages: Any, confinement: Any, opener: Any, asking: int, answering: int) -> None:
-    """Opens the one file that is asked for, and answers probe batches."""
+def _serve(
+    messages: Any, confinement: Any, opener: Any, asking: int, answering: int, *files: int
+) -> None:
+    """Opens the one model that is asked for, and answers probe batches."""
     request, _ = messages.receive(asking, 0)
     stage = "load"
     try:
         paths = [*map(Path, request["readable"]), *_needed()]
-        held = confinement.confine(paths, request["memory"], request["seconds"])
+        held = confinement.confine(
+            paths, request["memory"], request["seconds"], written=request["written"]
+        )
         messages.send(answering, {"held": held})  # said before the file has a say
         messages.receive(asking, 0)
-        model = opener.loaded(request["file"])
+        model = opener.loaded(request["file"], files)
         stage = "trace"
         head, arrays, original = opener.traced(model)
         messages.send(answering, {"export": head}, arrays)
