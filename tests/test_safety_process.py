@@ -401,11 +401,14 @@ LOADING = {
     ),
     "endless": (lambda c: endless, "more than 8 s"),
     "read": (
-        lambda c: lambda tf, w: tf.raw_ops.GenerateVocabRemapping(
-                new_vocab_file="/etc/passwd",
-                old_vocab_file="/etc/passwd",
-                new_vocab_offset=0,
-                num_new_vocab=1,
+        lambda c: (
+            lambda tf, w: (
+                tf.raw_ops.GenerateVocabRemapping(
+                    new_vocab_file="/etc/passwd",
+                    old_vocab_file="/etc/passwd",
+                    new_vocab_offset=0,
+                    num_new_vocab=1,
+                ).remapping
             )
         ),
         "denied|not permitted",
