@@ -15,12 +15,13 @@ from typing import Any
 
 from jaxmeter.intake import surroundings
 from jaxmeter.intake.configs import (
-    check_layers,
+    UnknownParts,
+    check_config,
     layers_with,
     op_layers,
-    strange_parts,
     unknown_advice,
     unknown_classes,
+    without_compilation,
 )
 from jaxmeter.intake.files import (
     File,
@@ -241,19 +242,28 @@ def _by_keras(
     trust: bool,
     custom_objects: dict[str, Any],
 ) -> Any:
-    if weights is None:
-        return keras.models.load_model(
-            path, custom_objects=custom_objects, compile=False, safe_mode=not trust
+    given = _at_hand("keras", file.config, custom_objects)
+    with keras.saving.custom_object_scope(given):
+        if weights is None:
+            return keras.models.load_model(
+                path, custom_objects=given, compile=False, safe_mode=not trust
+            )
+        model = keras.saving.deserialize_keras_object(
+            without_compilation(file.config), custom_objects=given, safe_mode=not trust
         )
-    model = _from_json(keras, file.config, trust, custom_objects)
     _load_weights(model, weights)
     return model
 
 
-def _from_json(keras: Any, config: Any, trust: bool, custom_objects: dict[str, Any]) -> Any:
-    return keras.saving.deserialize_keras_object(
-        config, custom_objects=custom_objects, safe_mode=not trust
-    )
+def _at_hand(framework: str, config: Any, custom_objects: dict[str, Any]) -> dict[str, Any]:
+    """Custom objects under every name that a config has for them.
+
+    What is at hand by name is never looked for by the module that the file names beside it; so
+    they are in scope wherever a framework looks, also those that only the other one knows.
+    """
+    found = {**surroundings.registered(framework), **custom_objects}
+    packaged = {name: name.rpartition(">")[2] for name in _strings(config) if ">" in name}
+    return {**{name: found[last] for name, last in packaged.items() if last in found}, **found}
 
 
 def check_op_layers(config: Any, what: str) -> None:
@@ -268,12 +278,14 @@ def _by_tf_keras(
 ) -> Any:
     tf_keras = importlib.import_module("tf_keras")
     tf = importlib.import_module("tensorflow")
-    with tf.device("CPU"):
+    given = _at_hand("tf_keras", file.config, custom_objects)
+    with tf.device("CPU"), tf_keras.utils.custom_object_scope(given):
         if weights is not None:
-            model = tf_keras.models.model_from_json(json.dumps(file.config), custom_objects)
+            text = json.dumps(without_compilation(file.config))
+            model = tf_keras.models.model_from_json(text, given)
             _load_weights(model, weights)
             return model
-        load = partial(tf_keras.models.load_model, custom_objects=custom_objects, compile=False)
+        load = partial(tf_keras.models.load_model, custom_objects=given, compile=False)
         if file.kind != "keras":
             return load(path)
         with tempfile.TemporaryDirectory() as folder:
@@ -374,18 +386,20 @@ def _from_saved_model(
     folder = importlib.import_module("jaxmeter.intake.saved_model")
     check_links(path, path.rglob("*"))
     configs = folder.examined(path, lambda ops: check_graph(ops, str(path), folder.has_state))
-    custom = {*custom_objects, *surroundings.registered()}
-    strange = strange_parts(configs, custom)
+    given = _at_hand("tf_keras", configs, custom_objects)
+    known = bool(configs)
+    try:
+        check_config(configs, str(path), trust, {**_revived(configs), **given})
+    except UnknownParts:
+        known = False  # its graph holds what they compute, so their classes are not needed
     if not trust:
-        check_layers(configs, str(path))
         check_op_layers(configs, str(path))
     tf = importlib.import_module("tensorflow")
     with surroundings.undisturbed(), tf.device("CPU"):
         reason: BaseException | None = None
-        # Its graph holds what strange layers compute, so their classes are not needed.
-        if configs and (trust or not strange):
+        if known:
             try:
-                model = folder.by_tf_keras(path, custom_objects)
+                model = folder.by_tf_keras(path, given)
             except Exception as error:
                 reason = error
             else:
@@ -397,3 +411,15 @@ def _from_saved_model(
                 f"{path} is damaged: {line(error)}. Copy the whole folder again, variables/ too."
             ) from (reason or error)
         return _tf_models().from_saved_model(loaded, str(path), output)
+
+
+def _revived(configs: list[Any]) -> dict[str, None]:
+    """Classes that tf_keras has nowhere, so that it makes their layers of the graph's functions."""
+    layers = importlib.import_module("tf_keras.src.layers.serialization")
+    metrics = importlib.import_module("tf_keras.src.metrics")
+    names = {str(config.get("class_name")) for config in configs if isinstance(config, dict)}
+    return {
+        name: None
+        for name in names
+        if layers.get_builtin_layer(name) is None and not hasattr(metrics, name)
+    }

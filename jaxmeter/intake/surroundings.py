@@ -128,11 +128,18 @@ def loaded() -> set[str]:
     return {name.partition(".")[0] for name in sys.modules}
 
 
-def registered() -> set[str]:
-    """Names of the classes and functions that are registered with Keras or tf_keras."""
-    modules = ("keras.src.saving.object_registration", "tf_keras.src.saving.object_registration")
-    found = (sys.modules.get(name) for name in modules)
-    return {name for module in found for name in getattr(module, "GLOBAL_CUSTOM_OBJECTS", {})}
+def registered(first: str = "keras") -> dict[str, Any]:
+    """What is registered with Keras and tf_keras, or in scope there, by name; `first` wins."""
+    found: dict[str, dict[str, Any]] = {"keras": {}, "tf_keras": {}}
+    if new := sys.modules.get("keras.src.saving.object_registration"):
+        state = importlib.import_module("keras.src.backend.common.global_state")
+        scope = state.get_global_attribute("custom_objects_scope_dict", {})
+        found["keras"] = {**new.GLOBAL_CUSTOM_OBJECTS, **scope}
+    if old := sys.modules.get("tf_keras.src.saving.object_registration"):
+        scope = vars(old._THREAD_LOCAL_CUSTOM_OBJECTS)
+        found["tf_keras"] = {**old._GLOBAL_CUSTOM_OBJECTS, **scope}
+    (second,) = found.keys() - {first}
+    return {**found[second], **found[first]}
 
 
 @contextlib.contextmanager

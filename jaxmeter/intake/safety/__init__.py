@@ -1,0 +1,1 @@
+"""Whether a stranger's model file is safe to open."""
