@@ -185,8 +185,8 @@ def layer(kind: str, module: str | None = None, registered: str | None = None, *
 
 
 def marshalled(canary: Path) -> dict:
-    """What Keras writes for `lambda x: open(canary, "w") and x`."""
-    code = eval(f"lambda x: open({str(canary)!r}, 'w') and x").__code__
+    """What Keras writes for `lambda *x: open(canary, "w") and x[0]`."""
+    code = eval(f"lambda *x: open({str(canary)!r}, 'w') and x[0]").__code__
     packed = base64.b64encode(marshal.dumps(code)).decode()
     new = {"code": packed, "defaults": None, "closure": None}
     return {"class_name": "__lambda__", "config": new}
@@ -297,6 +297,205 @@ def test_layers_that_do_more_than_compute(edited, canary, tmp_path, kind):
             jm.load_target(**arguments)
     assert str(arguments["source"]) in str(error.value)
     assert damage.contents(tmp_path / "model") == before
+    assert keras.config.floatx() == "float32"
+
+
+# --- whole architectures, on every route ----------------------------------------------------------
+
+
+ROUTES = ["keras", "keras-keras2", "h5", "json", "h5-keras2", "json-keras2", "saved-model"]
+
+
+@pytest.fixture(scope="module", params=ROUTES)
+def holding(request, samples):
+    """Writes a model of a format with an architecture of its own; gives what loads it."""
+
+    def write(folder: Path, config: dict) -> dict:
+        format = request.param
+        origin = {"keras-keras2": "keras", "json-keras2": "h5-keras2"}.get(format, format)
+        place = Path(shutil.copytree(samples / origin, folder / "model"))
+        if format.startswith("keras"):
+            path = place / "model.keras"
+            with zipfile.ZipFile(path) as archive:
+                members = {name: archive.read(name) for name in archive.namelist()}
+            members["config.json"] = json.dumps(config)
+            if format == "keras-keras2":
+                members["metadata.json"] = json.dumps({"keras_version": "2.15.0"})
+            write_zip(path, members)
+        elif format.startswith("h5"):
+            with h5py.File(place / "model.h5", "r+") as file:
+                file.attrs["model_config"] = json.dumps(config)
+        elif format.startswith("json"):
+            version = {} if format == "json" else {"keras_version": "2.15.0"}
+            (place / "model.json").write_text(json.dumps(config | version))
+            weights = "model.weights.h5" if format == "json" else "model.h5"
+            return {"source": place / "model.json", "weights": place / weights}
+        else:
+            path = place / "model" / "keras_metadata.pb"
+            metadata = saved_metadata_pb2.SavedMetadata.FromString(path.read_bytes())
+            root = next(node for node in metadata.nodes if node.node_path == "root")
+            root.identifier = "_tf_keras_network"
+            network = json.loads(root.metadata)
+            root.metadata = json.dumps({**network, **config, "is_graph_network": True})
+            path.write_bytes(metadata.SerializeToString())
+        return damage.target_of(origin, place)
+
+    return write
+
+
+def functional(*layers: dict) -> dict:
+    """A classifier with some layers more."""
+    x = layer("InputLayer", batch_input_shape=[None, 6, 6], dtype="float32")
+    out = layer("Dense", units=3, activation="softmax")
+    for part, name, nodes in [(x, "x", []), (out, "out", [[["x", 0, 0, {}]]])]:
+        part["config"]["name"] = part["name"] = name
+        part["inbound_nodes"] = nodes
+    inner = {"name": "net", "layers": [x, *layers, out]}
+    ends = {"input_layers": [["x", 0, 0]], "output_layers": [["out", 0, 0]]}
+    return {"class_name": "Functional", "config": inner | ends}
+
+
+def called(part: dict, *nodes: list) -> dict:
+    """A layer of a functional model."""
+    return part | {"name": part["config"]["name"], "inbound_nodes": list(nodes)}
+
+
+def fixed(value, **arguments) -> list:
+    return ["_CONSTANT_VALUE", -1, value, arguments]
+
+
+def on_constants(kind: str, symbol: str, value, **arguments) -> dict:
+    """A function of TensorFlow that tf_keras calls while it opens the file."""
+    return functional(called(layer(kind, function=symbol), fixed(value, **arguments)))
+
+
+def wrapped(kind: str, field: str, canary: Path) -> dict:
+    """A recurrent layer whose cell's wrapper brings bytecode."""
+    code = marshalled(canary)["config"]["code"]
+    brought = {field: code, f"{field}_type": "lambda", f"{field}_module": "builtins"}
+    keep = {"state_keep_prob": 0.5} if kind == "DropoutWrapper" else {}
+    wrapper = layer(kind, cell=layer("GRUCell", units=6), **brought, **keep)
+    return functional(called(layer("RNN", cell=wrapper), [["x", 0, 0, {}]]))
+
+
+def activated(activation) -> dict:
+    part = called(layer("Activation", activation=activation), [["x", 0, 0, {}]])
+    return functional(part)
+
+
+NOT_LISTED = r"calls tf\.\S+, which is not on the list of functions that only compute"
+ARCHITECTURES = {
+    "residual-bytecode": (
+        lambda c: wrapped("ResidualWrapper", "residual_fn", c),
+        r"run Python code.*'evil' \(ResidualWrapper, residual_fn",
+    ),
+    "dropout-bytecode": (
+        lambda c: wrapped("DropoutWrapper", "dropout_fn", c),
+        r"run Python code.*'evil' \(DropoutWrapper, dropout_fn",
+    ),
+    **{
+        f"{kind}-{symbol}": (
+            lambda c, kind=kind, symbol=symbol, arguments=arguments: on_constants(
+                kind, symbol, str(c), **arguments
+            ),
+            NOT_LISTED,
+        )
+        for kind in ("TFOpLambda", "SlicingOpLambda")
+        for symbol, arguments in {
+            "io.write_file": {"contents": "x"},
+            "compat.v1.write_file": {"contents": "x"},
+            "io.read_file": {},
+            "compat.v1.read_file": {},
+            "compat.v1.matching_files": {},
+            "io.gfile.makedirs": {},
+            "io.gfile.rmtree": {},
+            "compat.v1.gfile.MakeDirs": {},
+            "load_library": {},
+            "load_op_library": {},
+            "rpc_client": {"timeout_in_ms": 1},
+            "rpc_server": {},
+            "summary.create_file_writer": {},
+            "raw_ops.WriteFile": {"contents": "x"},
+        }.items()
+    },
+    "constants-alone": (
+        lambda c: on_constants("TFOpLambda", "math.add", 1.0, y=2.0),
+        r"called on constants alone.*'evil' \(TFOpLambda\)",
+    ),
+    "constants-in-a-list": (
+        lambda c: functional(
+            called(layer("TFOpLambda", function="concat"), [fixed([1.0], axis=0), fixed([2.0])])
+        ),
+        "called on constants alone",
+    ),
+    "constants-in-a-tuple": (
+        lambda c: on_constants(
+            "TFOpLambda", "math.add", 1.0, y={"class_name": "__tuple__", "items": ["x", 0, 0]}
+        ),
+        "called on constants alone",
+    ),
+    "constants-in-keras-3": (
+        lambda c: functional(
+            called(
+                layer("Tile", "keras.src.ops.numpy", repeats=2**40),
+                {"args": [{"class_name": "__numpy__", "config": {"value": [1], "dtype": "int8"}}]},
+            )
+        ),
+        "called on constants alone",
+    ),
+    "composite": (
+        lambda c: on_constants(
+            "TFOpLambda", "identity", {"class_name": "TypeSpec", "type_spec": "tf.data.Dataset"}
+        ),
+        "called on constants alone",
+    ),
+    "object-array": (
+        lambda c: activated(
+            {"class_name": "__numpy__", "config": {"value": [0], "dtype": "V2000000000"}}
+        ),
+        "no Keras has",
+    ),
+    "function": (lambda c: activated(function("os", "system")), STRANGE),
+    "word": (lambda c: activated("deserialize"), STRANGE),
+    "builtins-exit": (lambda c: activated(function("builtins", "exit")), STRANGE),
+    "builtins-breakpoint": (lambda c: activated(function("builtins", "breakpoint")), STRANGE),
+    "builtins-eval": (
+        lambda c: activated(function("builtins", "eval") | {"registered_name": "function"}),
+        STRANGE,
+    ),
+    "builtins-class": (lambda c: activated(layer("exit", "builtins")), STRANGE),
+    "function-as-class": (
+        lambda c: activated(layer("deserialize_keras_object", config=function("os", "system"))),
+        "no Keras has",
+    ),
+    "tests-of-keras": (
+        lambda c: activated(layer("Dense", "keras.src.layers.core.dense_test", units=2)),
+        STRANGE,
+    ),
+    "elsewhere-in-keras": (lambda c: activated(layer("Dense", "keras.datasets", units=2)), STRANGE),
+    "compiled-inside": (
+        lambda c: functional(
+            called(
+                functional() | {"compile_config": {"loss": function("payload", "run")}},
+                [["x", 0, 0, {}]],
+            )
+        ),
+        STRANGE,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_architectures_that_do_more_than_compute(holding, canary, tmp_path, kind):
+    make, message = ARCHITECTURES[kind]
+    arguments = holding(tmp_path, make(canary))
+    if Path(arguments["source"]).is_dir() and message in (STRANGE, "no Keras has"):
+        # What tf_keras does not know is left out; the graph is what it was.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert jm.load_target(**arguments).spec.source.route == "saved-model"
+    else:
+        refused_unchanged(tmp_path, message, **arguments)
     assert keras.config.floatx() == "float32"
 
 
