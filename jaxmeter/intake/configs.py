@@ -129,8 +129,8 @@ def check_config(config: Any, what: str, trust: bool, custom: Mapping[str, Any])
         )
     for name, symbol in found.calls.items():
         raise ValueError(
-            f"{what}: its layer {name!r} calls tf.{symbol}, which is not on the list of functions "
-            "that only compute: refused. If you trust who wrote it, pass trust=True."
+            f"{what}: its layer {name!r} calls {'tf.' + symbol!r}, which is not on the list of "
+            "functions that only compute: refused. If you trust who wrote it, pass trust=True."
         )
     if found.constants:
         raise ValueError(
