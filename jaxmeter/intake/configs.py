@@ -201,7 +201,7 @@ def _check_part(part: dict[str, Any], owner: str, custom: Mapping[str, Any], fou
     kind, registered, module = part["class_name"], part.get("registered_name"), part.get("module")
     names = (kind, registered, part.get("config") if kind == "function" else None)
     if foreign := next((n for n in map(_bare, names) if n in _FOREIGN), None):
-        found.code[owner] = foreign
+        found.code.setdefault(owner, foreign)  # not what is in it
     elif kind in allowlist.VALUES:
         if not _is_plain_value(part):
             found.unknown[owner] = kind
@@ -232,7 +232,7 @@ def _check_fields(
                 found.calls[owner] = str(value)
         elif key in allowlist.FUNCTION_FIELDS or _FUNCTION_FIELD.fullmatch(key):
             if not (key == "fn" and kind in _WRAPPERS):
-                found.code[owner] = f"{kind}, {key}"
+                found.code.setdefault(owner, f"{kind}, {key}")
         elif words is not None and isinstance(value, str):
             if value not in words and _own(value, custom) is None:
                 found.unknown[value] = value
