@@ -76,7 +76,7 @@ def load_target(
         return _from_live(source, output)
     path = Path(source)
     given = dict(custom_objects or {})
-    file = examined(path, trust, {*given, *surroundings.registered()})
+    file = examined(path, trust, {**surroundings.registered(), **given})
     if (weights is None) != (file.kind != "json"):
         raise ValueError(
             f"{path} is an architecture without weights; pass weights=, the file that "
@@ -110,7 +110,7 @@ def open_keras(
       RuntimeError: if Keras runs on another backend than JAX.
     """
     path, given = Path(path), dict(custom_objects or {})
-    file = examined(path, trust, {*given, *surroundings.registered()})
+    file = examined(path, trust, {**surroundings.registered(), **given})
     if file.kind in ("onnx", "json", "saved-model"):
         raise ValueError(
             f"{path} cannot be trained again: that takes a .keras or .h5 file that Keras 3 opens, "

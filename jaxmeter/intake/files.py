@@ -12,11 +12,12 @@ import json
 import mmap
 import stat
 import zipfile
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from jaxmeter.intake.configs import check_config
+from jaxmeter.intake.configs import UnknownParts, check_config
 from jaxmeter.intake.heads import WrongChoice
 from jaxmeter.intake.safety.operations import refused
 
@@ -43,13 +44,13 @@ class File(NamedTuple):
     config: Any
 
 
-def examined(path: Path, trust: bool, custom: Container[str] = ()) -> File:
+def examined(path: Path, trust: bool, custom: Mapping[str, Any] = MappingProxyType({})) -> File:
     """What a path holds; nothing of it is executed.
 
     Raises:
       FileNotFoundError: if there is nothing.
       ValueError: if it is damaged, of an unknown format, or not safe to open. `trust` lets code in
-        a file pass, not damage. `custom` are names of classes and functions that are at hand.
+        a file pass, not damage. `custom` are classes and functions that are at hand, by name.
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}. {_neighbours(path)}")
@@ -142,7 +143,7 @@ def boundary(path: Path) -> Iterator[None]:
         if str(path) in str(error):
             raise
         raise ValueError(f"{path}: {str(error) or type(error).__name__}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # no file may end the process
         raise ValueError(
             f"{path} cannot be opened, {type(error).__name__}: {line(error).rstrip('.')}. It may "
             "be damaged: copy it again and compare its size; or open it with what wrote it and "
@@ -368,7 +369,7 @@ def line(error: BaseException) -> str:
 
 def _is_own(error: Exception, path: Path) -> bool:
     """Whether an error is this module's; zipfile, json and h5py have many ways to say theirs."""
-    return type(error) is ValueError and str(path) in str(error)
+    return type(error) in (ValueError, UnknownParts) and str(path) in str(error)
 
 
 def _damaged(path: Path, error: BaseException) -> ValueError:

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from jaxmeter.intake import surroundings
-from jaxmeter.intake.configs import layers_with, unknown_advice, unknown_classes
+from jaxmeter.intake.configs import (
+    layers_with,
+    strings_in,
+    unknown_advice,
+    unknown_classes,
+    without_compilation,
+)
 from jaxmeter.intake.files import (
     File,
     check_built,
@@ -167,7 +173,7 @@ def _from_keras_file(
     """A target by Keras 3, or else by tf_keras for what an older Keras wrote."""
     reasons: dict[str, BaseException] = {}
     old = not file.version.startswith("3")
-    changed = sorted(_CHANGED & set(_strings(file.config))) if old else []
+    changed = sorted(_CHANGED & set(strings_in(file.config))) if old else []
     if not changed:
         try:
             model = _by_keras_3(path, file, weights, trust, custom_objects)
@@ -210,11 +216,11 @@ def _from_tf_keras_file(
         request = {
             "kind": file.kind,
             "path": str(place.absolute()),
-            "config": file.config if weights else None,
+            "config": without_compilation(file.config) if weights else None,
             "weights": None if weights_place is None else str(weights_place.absolute()),
             "room": _room(path, weights),
         }
-        names = surroundings.registered() & _strings(file.config)
+        names = surroundings.registered_names() & strings_in(file.config)
         if not (trust or custom_objects or names):
             files = [place] if weights is None else _weight_files(weights)
             return _apart(request, files, path, output, _size(path, weights))
@@ -231,7 +237,9 @@ def _from_tf_keras_file(
                     weights_place,
                     room=request["room"],
                     trust=trust,
-                    custom_objects=custom_objects,
+                    custom_objects=surroundings.at_hand(
+                        "tf_keras", strings_in(file.config), custom_objects
+                    ),
                 )
             except Exception as error:
                 raise _NotLoaded from error
@@ -335,7 +343,7 @@ def _alone(file: File) -> Iterator[None]:
     """
     module: Any = importlib.import_module("keras.src.legacy.saving.json_utils")
     plain = module.tf
-    if not {"TensorShape", "TypeSpec", "CompositeTensor"} & _strings(file.config):
+    if not {"TensorShape", "TypeSpec", "CompositeTensor"} & strings_in(file.config):
         module.tf = types.SimpleNamespace(available=False)
     try:
         yield
@@ -362,13 +370,15 @@ def _by_keras(
     trust: bool,
     custom_objects: dict[str, Any],
 ) -> Any:
-    if weights is None:
-        return keras.models.load_model(
-            path, custom_objects=custom_objects, compile=False, safe_mode=not trust
+    given = surroundings.at_hand("keras", strings_in(file.config), custom_objects)
+    with keras.saving.custom_object_scope(given):
+        if weights is None:
+            return keras.models.load_model(
+                path, custom_objects=given, compile=False, safe_mode=not trust
+            )
+        model = keras.saving.deserialize_keras_object(
+            without_compilation(file.config), custom_objects=given, safe_mode=not trust
         )
-    model = keras.saving.deserialize_keras_object(
-        file.config, custom_objects=custom_objects, safe_mode=not trust
-    )
     if is_checkpoint(weights):
         raise ValueError("a TensorFlow checkpoint is read by tf_keras only")
     check_built(model)
@@ -441,15 +451,6 @@ def _is_known(custom: dict[str, Any], kind: str, module: Any, registered: Any) -
     )
 
 
-def _strings(config: Any) -> set[str]:
-    if isinstance(config, str):
-        return {config}
-    items = config.values() if isinstance(config, dict) else config
-    return (
-        {s for item in items for s in _strings(item)} if isinstance(config, dict | list) else set()
-    )
-
-
 # --- SavedModels --------------------------------------------------------------------------------
 
 
@@ -479,7 +480,6 @@ def _from_saved_model(
                 places,
                 trust=trust,
                 custom_objects=custom_objects,
-                registered=surroundings.registered(),
             )
             return _of_traced(opener.export_of(found), str(path), output)
 
@@ -502,6 +502,6 @@ def _places(path: Path) -> Iterator[list[Place]]:
 
 def _names_registered(path: Path) -> bool:
     """Whether a SavedModel names classes that its user registered with Keras, which are here."""
-    names = [name.encode() for name in surroundings.registered()]
+    names = [name.encode() for name in surroundings.registered_names()]
     found = [file.read_bytes() for file in path.glob("*.pb*") if names]
     return any(name in data for name in names for data in found)

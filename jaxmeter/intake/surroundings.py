@@ -13,7 +13,7 @@ import os
 import random
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -128,11 +128,45 @@ def loaded() -> set[str]:
     return {name.partition(".")[0] for name in sys.modules}
 
 
-def registered() -> set[str]:
-    """Names of the classes and functions that are registered with Keras or tf_keras."""
-    modules = ("keras.src.saving.object_registration", "tf_keras.src.saving.object_registration")
-    found = (sys.modules.get(name) for name in modules)
-    return {name for module in found for name in getattr(module, "GLOBAL_CUSTOM_OBJECTS", {})}
+def registered(first: str = "keras") -> dict[str, Any]:
+    """What is registered with Keras and tf_keras, or in scope there, by name; `first` wins."""
+    found: dict[str, dict[str, Any]] = {"keras": {}, "tf_keras": {}}
+    if new := sys.modules.get("keras.src.saving.object_registration"):
+        state = importlib.import_module("keras.src.backend.common.global_state")
+        scope = state.get_global_attribute("custom_objects_scope_dict", {})
+        found["keras"] = {**new.GLOBAL_CUSTOM_OBJECTS, **scope}
+    if old := sys.modules.get("tf_keras.src.saving.object_registration"):
+        scope = vars(old._THREAD_LOCAL_CUSTOM_OBJECTS)
+        found["tf_keras"] = {**old._GLOBAL_CUSTOM_OBJECTS, **scope}
+    (second,) = found.keys() - {first}
+    return {**found[second], **found[first]}
+
+
+def registered_names() -> set[str]:
+    """Names of what users registered with Keras or tf_keras, as against their own classes."""
+    return {
+        name
+        for name, thing in registered().items()
+        if getattr(thing, "__module__", "").partition(".")[0] not in ("keras", "tf_keras")
+    }
+
+
+def at_hand(
+    framework: str, names: Iterable[str], custom_objects: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Custom objects under every name that a config has for them.
+
+    What is at hand by name is never looked for by the module that the file names beside it; so
+    they are in scope wherever a framework looks, also those that only the other one knows.
+
+    Args:
+      framework: "keras" or "tf_keras", whose own registered objects come first.
+      names: the texts in the config.
+      custom_objects: the user's, by name.
+    """
+    found = {**registered(framework), **custom_objects}
+    packaged = {name: name.rpartition(">")[2] for name in names if ">" in name}
+    return {**{name: found[last] for name, last in packaged.items() if last in found}, **found}
 
 
 @contextlib.contextmanager

@@ -3,9 +3,10 @@
 This module imports TensorFlow and nothing of JAX, so that it can run in either.
 """
 
+import importlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,8 @@ import tensorflow as tf
 import tf2onnx.convert  # noqa: F401 (late it would be imported where nothing can be read)
 import tf_keras
 
-from jaxmeter.intake import saved_model, tf_models
-from jaxmeter.intake.configs import check_layers, op_layers, strange_parts
+from jaxmeter.intake import saved_model, surroundings, tf_models
+from jaxmeter.intake.configs import UnknownParts, check_config, op_layers, strings_in
 from jaxmeter.intake.files import check_built, check_graph, is_checkpoint, line
 from jaxmeter.intake.safety import served
 from jaxmeter.intake.tf_export import Place, packed
@@ -102,7 +103,7 @@ def keras_file(
     """
     models = tf_keras.models
     given = dict(custom_objects or {})
-    with tf.device("CPU"), _bounded(room):
+    with tf.device("CPU"), _bounded(room), tf_keras.utils.custom_object_scope(given):
         if weights is not None:
             model = models.model_from_json(json.dumps(config), given)
             _load_weights(model, weights)
@@ -150,7 +151,6 @@ def saved_model_folder(
     checked: bool = True,
     trust: bool = False,
     custom_objects: Mapping[str, Any] | None = None,
-    registered: Iterable[str] = (),
 ) -> Loaded:
     """The Keras model in a folder; without one that tf_keras can make, the graph.
 
@@ -161,26 +161,27 @@ def saved_model_folder(
         test of what the process holds without that does not.
       trust: let what its layers and operations run pass.
       custom_objects: classes and functions that its layers name.
-      registered: names of those that are registered with Keras.
 
     Raises:
       ValueError: if it is damaged or not safe to open.
     """
     if not checked:
         return Loaded(tf.saved_model.load(str(path)), str(path))
-    given = dict(custom_objects or {})
     what = str(path)
     meta, configs = saved_model.read(path)
+    given = surroundings.at_hand("tf_keras", strings_in(configs), custom_objects or {})
     signature = served.served(meta)
+    known = bool(configs)
+    try:
+        check_config(configs, what, trust, {**_revived(configs), **given})
+    except UnknownParts:
+        known = False  # its graph holds what they compute, so their classes are not needed
     if not trust:
         check_graph(served.operations(signature), what)
-        check_layers(configs, what)
         check_op_layers(configs, what)
-    strange = not trust and strange_parts(configs, {*given, *registered})
     with tf.device("CPU"):
         reason: BaseException | None = None
-        # Its graph holds what strange layers compute, so their classes are not needed.
-        if configs and not strange:
+        if known:
             layers = served.of_layers(meta)
             try:
                 if not trust:
@@ -203,3 +204,15 @@ def check_op_layers(config: Any, what: str) -> None:
     """Refuses layers that are single TensorFlow operations which do more than compute."""
     if nodes := op_layers(config):
         check_graph(map(saved_model.operation, nodes), what)
+
+
+def _revived(configs: list[Any]) -> dict[str, None]:
+    """Classes that tf_keras has nowhere, so that it makes their layers of the graph's functions."""
+    layers = importlib.import_module("tf_keras.src.layers.serialization")
+    metrics = importlib.import_module("tf_keras.src.metrics")
+    names = {str(config.get("class_name")) for config in configs if isinstance(config, dict)}
+    return {
+        name: None
+        for name in names
+        if layers.get_builtin_layer(name) is None and not hasattr(metrics, name)
+    }
