@@ -1,0 +1,1 @@
+"""What makes it safe to open a stranger's file."""
