@@ -1,6 +1,5 @@
 """Which framework opens a file, in which order, and what to say when none can."""
 
-import glob
 import importlib
 import json
 import math
@@ -31,6 +30,9 @@ from jaxmeter.intake.files import (
     line,
 )
 from jaxmeter.intake.heads import Choice
+from jaxmeter.intake.safety import budget
+from jaxmeter.intake.safety.building import building, foresee
+from jaxmeter.shapes import TooExpensive
 from jaxmeter.target import Target
 
 # Activations that Keras 3 computes differently from the Keras 2 that wrote the file.
@@ -150,9 +152,13 @@ def _opened(
     if not changed:
         try:
             with surroundings.undisturbed():
-                with _bounded_keras(keras, _room(path, weights)):
+                foresee(file.config)
+                with building(keras) as settle:
                     model = _by_keras(keras, path, file, weights, trust, custom_objects)
+                    settle()
                 return model, of_keras
+        except TooExpensive:
+            raise
         except Exception as error:
             reasons[f"Keras {keras.__version__}"] = error
     if old:
@@ -169,7 +175,7 @@ def _opened(
             if not trust:
                 check_op_layers(file.config, str(path))
             try:
-                with surroundings.undisturbed(), _bounded_tensorflow(_room(path, weights)):
+                with surroundings.undisturbed(), _bounded_tensorflow():
                     model = _by_tf_keras(path, file, weights, trust, custom_objects)
                 return model, of_tf_keras
             except Exception as error:
@@ -177,39 +183,12 @@ def _opened(
     raise ValueError(_complaint(path, file, reasons, custom_objects)) from list(reasons.values())[0]
 
 
-def _room(path: Path, weights: Path | None) -> int:
-    """Bytes of variables that files can fill, generously: they may be compressed."""
-    folder, name = (path.parent, path.name) if weights is None else (weights.parent, weights.name)
-    found = folder.glob(f"{glob.escape(name)}*")  # a checkpoint has several
-    return 2**28 + 10 * sum(file.stat().st_size for file in found if file.is_file())
-
-
 @contextmanager
-def _bounded_keras(keras: Any, room: int) -> Iterator[None]:
-    """Refuses a config's variables before they are made, once no file could fill them.
-
-    Keras makes variables before it reads them, so a few digits could claim all memory.
-    """
-    variable = keras.src.backend.Variable
-    plain = variable._initialize_with_initializer
-    made: list[int] = []
-
-    def initialize(self: Any, initializer: Any) -> None:
-        made.append(_bytes(self._shape, self._dtype))
-        _check_room(sum(made), room)
-        plain(self, initializer)
-
-    variable._initialize_with_initializer = initialize
-    try:
-        yield
-    finally:
-        variable._initialize_with_initializer = plain
-
-
-@contextmanager
-def _bounded_tensorflow(room: int) -> Iterator[None]:
-    """The same for tf_keras."""
+def _bounded_tensorflow() -> Iterator[None]:
+    """Refuses variables before tf_keras makes them, once there is no room for more."""
     tf = importlib.import_module("tensorflow")
+    found = budget.current()
+    room = 2**63 if found is None else found.max_bytes
     made: list[int] = []
 
     def create(make: Any, **given: Any) -> Any:
@@ -229,7 +208,8 @@ def _bytes(shape: Any, dtype: str) -> int:
 def _check_room(made: int, room: int) -> None:
     if made > room:
         raise ValueError(
-            f"its config asks for variables of {made:,} bytes, far more than the file could hold"
+            f"its config asks for variables of {made:,} bytes, far more than the file could hold; "
+            f"{budget.advice('max_bytes')}"
         )
 
 

@@ -138,6 +138,14 @@ def work(operations: float, what: str) -> None:
     Raises:
       TooExpensive: if there are too many, or time is up.
     """
+    foresee(operations, what)
+    if (account := _account.get()) is not None:
+        account.operations += operations
+        clock(what)
+
+
+def foresee(operations: float, what: str) -> None:
+    """Raises TooExpensive if operations are too many; what is charged when they run."""
     if (account := _account.get()) is None:
         return
     seconds, most = (account.operations + operations) / RATE, account.budget.max_seconds
@@ -145,18 +153,15 @@ def work(operations: float, what: str) -> None:
         more = f", {seconds:,.0f} s with what came before" if account.operations else ""
         raise TooExpensive(
             f"{what} takes {operations:.1e} operations, {operations / RATE:,.0f} s at "
-            f"{RATE:.1e} a second{more}; {_advice('max_seconds', f'{most:,.0f} s')}"
+            f"{RATE:.1e} a second{more}; {advice('max_seconds')}"
         )
-    account.operations += operations
-    clock(what)
 
 
 def clock(what: str) -> None:
     """Raises TooExpensive once opening the file has taken too long by the clock."""
     account = _account.get()
     if account is not None and time.monotonic() - account.began > account.budget.max_seconds:
-        most = f"{account.budget.max_seconds:,.0f} s"
-        raise TooExpensive(f"it has taken more than {most}, until {what}; {_advice('max_seconds', most)}")
+        raise TooExpensive(f"time was up at {what}; {advice('max_seconds')}")
 
 
 def room(nbytes: int, what: str) -> None:
@@ -167,8 +172,7 @@ def room(nbytes: int, what: str) -> None:
         beside = f" beside {human(account.held)} that are held" if account.held > _SMALL else ""
         raise TooExpensive(
             f"{what} takes {nbytes:,} bytes ({human(nbytes)}){beside}, larger than any model "
-            f"needs that is so small a file; "
-            f"{_advice('max_bytes', human(account.budget.max_bytes))}"
+            f"needs that is so small a file; {advice('max_bytes')}"
         )
 
 
@@ -214,8 +218,12 @@ def holding(tree: Any, what: str) -> Iterator[None]:
             account.held -= nbytes
 
 
-def _advice(name: str, most: str) -> str:
+def advice(name: str) -> str:
+    """What a limit is, and how to have another."""
+    budget = current()
+    assert budget is not None
     option = "--" + name.replace("_", "-")
+    most = human(budget.max_bytes) if name == "max_bytes" else f"{budget.max_seconds:,.0f} s"
     return (
         f"opening it may take {most}. If you know where the file comes from, {name}= in Python or "
         f"{option} on the command line allows more."

@@ -54,13 +54,16 @@ def computed(what: str, fun: Callable[..., _T], *args: Any) -> _T:
     return result
 
 
-def charge(what: str, jaxpr: Any) -> None:
-    """Charges what a program takes, and names the largest part of it if that is too much."""
+def charge(what: str, jaxpr: Any, copies: int = 1) -> None:
+    """Charges what a program takes, and names the largest part of it if that is too much.
+
+    Its arrays are counted as often as `copies` says, where others are wider than JAX' are.
+    """
     if budget.current() is None:
         return
     most = max(jaxpr.eqns, key=lambda e: max(map(_bytes, e.outvars), default=0), default=None)
     longest = max(jaxpr.eqns, key=of_equation, default=None)
-    budget.room(peak(jaxpr), f"{what}{_named(most, 'its largest array')}")
+    budget.room(copies * peak(jaxpr), f"{what}{_named(most, 'its largest array')}")
     budget.work(
         operations(jaxpr) + compilations(jaxpr), f"{what}{_named(longest, 'the longest part')}"
     )
