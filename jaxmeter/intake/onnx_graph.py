@@ -29,7 +29,9 @@ _MOST_INLINED = 100_000  # operations that a model's own functions may be when w
 _SMALL = 1024  # elements: shapes, axes, bounds, whatever else has to be known to trace an operator
 _EVALUATED = budget.STEP / 10  # of a small one with NumPy
 _TRACED = budget.STEP / 2  # of one that depends on the data, once in a pass
-_TRACED_AGAIN = 3 * budget.STEP  # of one in a branch or a loop's body: what may multiply
+_TRACED_AGAIN = 5 * budget.STEP  # of one in a branch or a loop's body: what may multiply
+_INLINED = 20 * budget.STEP  # of one that a function writes out once more
+_PASSES = 3  # of tracing, in loading a model
 _PLANNED = 5e4  # each node, in finding out what is needed for a value
 # What makes no more of small arrays than they could be broadcast to: no use in tracing it first.
 _PLAIN = {
@@ -116,6 +118,12 @@ class Graph:
                 found[node.outputs[0]] = found.get(node.inputs[0], node.inputs[0])
         return found
 
+    @cached_property
+    def size(self) -> int:
+        """How many nodes there are in the graph and in the graphs inside it."""
+        inner = (v for node in self.nodes for v in node.attributes.values())
+        return len(self.nodes) + sum(v.size for v in inner if isinstance(v, Graph))
+
     @property
     def operators(self) -> set[str]:
         """Every operator in the graph and in the graphs inside it."""
@@ -143,6 +151,10 @@ class Body:
         return tuple(_walk(self.graph, self.outer.new_child(dict(feeds)), wanted))
 
 
+class _Named(TooExpensive):
+    """It says which operator is too expensive: the innermost."""
+
+
 class UnsupportedOperator(ValueError):
     """A graph has an operator, or a form of one, that cannot be evaluated."""
 
@@ -162,6 +174,11 @@ def parse(model: onnx.ModelProto) -> Graph:
             f"the graph has operators that jaxmeter does not know: {', '.join(missing)}."
         )
     _check_order(graph)
+    inside = sum(v.size for n in graph.nodes for v in n.attributes.values() if isinstance(v, Graph))
+    budget.foresee(
+        _PASSES * (len(graph.nodes) * _TRACED + inside * _TRACED_AGAIN),
+        f"tracing its {len(graph.nodes):,} operations and the {inside:,} in branches and loops",
+    )
     return graph
 
 
@@ -252,11 +269,10 @@ def _evaluate(node: Node, env: "ChainMap[str, Any]") -> Sequence[Any]:
             for value in jax.tree.leaves(out):
                 if isinstance(value, jax.Array):
                     affordable(value.shape, value.dtype)
-    except TooExpensive as error:
-        # The innermost operator is the one to name.
-        raise error if _is_named(error) else _named(TooExpensive(f"{node.label}: {error}"))
-    except UnsupportedOperator:
+    except (UnsupportedOperator, _Named):
         raise
+    except TooExpensive as error:
+        raise _Named(f"{node.label}: {error}") from error
     except Exception as error:
         shapes = ", ".join(str(getattr(v, "shape", None)) for v in inputs)
         raise UnsupportedOperator(
@@ -318,15 +334,6 @@ def _traced(
     return jax.make_jaxpr(run)(*shapes).jaxpr
 
 
-def _named(error: TooExpensive) -> TooExpensive:
-    error.add_note("named")
-    return error
-
-
-def _is_named(error: TooExpensive) -> bool:
-    return "named" in getattr(error, "__notes__", ())
-
-
 def _check_functions(model: onnx.ModelProto) -> None:
     """Refuses functions that call themselves, or become too much when they are inlined."""
     functions = {(f.domain, f.name): f for f in model.functions}
@@ -353,7 +360,9 @@ def _check_functions(model: onnx.ModelProto) -> None:
     count, total = size(model.graph.node, frozenset())
     if count > _MOST_INLINED:
         raise ValueError(f"its functions written out are {count:.0e} operations: too many.")
-    budget.room(int(min(total, 2.0**62)), "writing its functions out")
+    more = count - len(model.graph.node)
+    budget.foresee(more * _INLINED, f"writing its functions out as {count:,.0f} operations")
+    budget.room(int(total), "writing its functions out")
 
 
 def _check_order(graph: Graph) -> None:

@@ -32,7 +32,6 @@ from jaxmeter.intake.files import (
 from jaxmeter.intake.heads import Choice
 from jaxmeter.intake.safety import budget
 from jaxmeter.intake.safety.building import building, foresee
-from jaxmeter.shapes import TooExpensive
 from jaxmeter.target import Target
 
 # Activations that Keras 3 computes differently from the Keras 2 that wrote the file.
@@ -157,9 +156,8 @@ def _opened(
                     model = _by_keras(keras, path, file, weights, trust, custom_objects)
                     settle()
                 return model, of_keras
-        except TooExpensive:
-            raise
         except Exception as error:
+            budget.check_refusal()
             reasons[f"Keras {keras.__version__}"] = error
     if old:
         try:
@@ -179,6 +177,7 @@ def _opened(
                     model = _by_tf_keras(path, file, weights, trust, custom_objects)
                 return model, of_tf_keras
             except Exception as error:
+                budget.check_refusal()
                 reasons["tf_keras"] = error
     raise ValueError(_complaint(path, file, reasons, custom_objects)) from list(reasons.values())[0]
 
@@ -207,7 +206,7 @@ def _bytes(shape: Any, dtype: str) -> int:
 
 def _check_room(made: int, room: int) -> None:
     if made > room:
-        raise ValueError(
+        raise budget.refuse(
             f"its config asks for variables of {made:,} bytes, far more than the file could hold; "
             f"{budget.advice('max_bytes')}"
         )

@@ -12,7 +12,6 @@ from jaxmeter.intake.onnx_ops.values import (
     backend,
     cast,
     ints,
-    is_known,
     known,
     numpy_dtype,
     optional_ints,

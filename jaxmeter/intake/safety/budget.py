@@ -32,10 +32,10 @@ RATE = 2.5e9  # operations a second: multiplications and additions of numbers in
 STEP = 1e-3 * RATE  # operations that tracing one more operation or layer is worth: a millisecond
 
 # Of the default: what any file may take, and what it may for each byte of its own. A byte may be
-# compressed, and a layer's output be larger than its weights. Of the first part of a file a kilobyte
-# may be a layer, which takes long to trace and to compile; of the rest it is weights.
+# compressed, and a layer's output be larger than its weights. In the first part of a file a
+# kilobyte may be a layer, which takes long to trace and to compile; the rest is weights.
 _BYTES, _BYTES_EACH = 2**29, 16
-_SECONDS, _DENSE, _DENSE_RATE, _BYTE_RATE = 120.0, 2**25, 2**15, 2**22
+_SECONDS, _DENSE, _DENSE_RATE, _BYTE_RATE = 120.0, 2**23, 2**13, 2**22
 _SMALL = 1024  # bytes of an array that is not worth counting
 
 _T = TypeVar("_T")
@@ -93,6 +93,12 @@ class _Account:
     operations: float = 0.0
     arrays: dict[int, tuple[Any, int]] = field(default_factory=dict)  # by id: a reference, bytes
     held: int = 0
+    refusal: TooExpensive | None = None
+
+    def refuse(self, reason: str) -> TooExpensive:
+        """The error, which is kept: frameworks make other errors of what is raised in them."""
+        self.refusal = TooExpensive(reason)
+        return self.refusal
 
 
 _account: ContextVar[_Account | None] = ContextVar("_account", default=None)
@@ -122,11 +128,24 @@ def current() -> Budget | None:
     return None if account is None else account.budget
 
 
+def check_refusal() -> None:
+    """Raises again what was raised in a framework that made something else of it."""
+    account = _account.get()
+    if account is not None and account.refusal is not None:
+        raise account.refusal
+
+
 def include(files: Iterable[Path]) -> None:
     """Lets the budget grow by further files of the model, such as those of its weights."""
     if (account := _account.get()) is not None:
         account.files += files
         account.budget = budget_of(account.files, account.max_bytes, account.max_seconds)
+
+
+def refuse(reason: str) -> TooExpensive:
+    """An error that says what is too much, to be raised."""
+    account = _account.get()
+    return TooExpensive(reason) if account is None else account.refuse(reason)
 
 
 # --- charges ------------------------------------------------------------------------------------
@@ -151,7 +170,7 @@ def foresee(operations: float, what: str) -> None:
     seconds, most = (account.operations + operations) / RATE, account.budget.max_seconds
     if seconds > most:
         more = f", {seconds:,.0f} s with what came before" if account.operations else ""
-        raise TooExpensive(
+        raise account.refuse(
             f"{what} takes {operations:.1e} operations, {operations / RATE:,.0f} s at "
             f"{RATE:.1e} a second{more}; {advice('max_seconds')}"
         )
@@ -161,7 +180,7 @@ def clock(what: str) -> None:
     """Raises TooExpensive once opening the file has taken too long by the clock."""
     account = _account.get()
     if account is not None and time.monotonic() - account.began > account.budget.max_seconds:
-        raise TooExpensive(f"time was up at {what}; {advice('max_seconds')}")
+        raise account.refuse(f"time was up at {what}; {advice('max_seconds')}")
 
 
 def room(nbytes: int, what: str) -> None:
@@ -170,7 +189,7 @@ def room(nbytes: int, what: str) -> None:
         return
     if account.held + nbytes > account.budget.max_bytes:
         beside = f" beside {human(account.held)} that are held" if account.held > _SMALL else ""
-        raise TooExpensive(
+        raise account.refuse(
             f"{what} takes {nbytes:,} bytes ({human(nbytes)}){beside}, larger than any model "
             f"needs that is so small a file; {advice('max_bytes')}"
         )

@@ -6,6 +6,7 @@ large ones are drawn afterwards, and only if the file had nothing.
 """
 
 import importlib
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,7 @@ import jax
 import numpy as np
 
 from jaxmeter.intake.safety import budget, programs
-from jaxmeter.shapes import PROBES, TooExpensive
+from jaxmeter.shapes import PROBES
 
 _LATE = (
     2**14
@@ -76,7 +77,7 @@ def building(keras: Any) -> Iterator[Callable[[], None]]:
         made.append(math.prod(map(int, shape)) * (8 if "64" in dtype else 4))
         found = budget.current()
         if found is not None and sum(made) > found.max_bytes:
-            raise TooExpensive(
+            raise budget.refuse(
                 f"its config asks for variables of {sum(made):,} bytes, far more than the file "
                 f"could hold; {budget.advice('max_bytes')}"
             )
@@ -106,6 +107,7 @@ def building(keras: Any) -> Iterator[Callable[[], None]]:
             _check_arrays(keras, self, "gives", out)
             return out
 
+        call.__signature__ = inspect.signature(plain)  # type: ignore[attr-defined] # Keras asks
         return call
 
     functional = importlib.import_module("keras.src.models.functional")

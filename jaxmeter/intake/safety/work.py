@@ -17,6 +17,7 @@ _MOVED = 25.0  # to and from anywhere
 _ROUNDS = 10_000  # of a loop whose end the data decide
 _ROUND = 5e4  # each equation of a loop's body in each round, in whichever framework
 _COMPILED = 5e7  # each equation that is compiled: 20 milliseconds
+_BRANCHED = 60  # times as much of one with programs inside: these are compiled one by one
 _SERIAL = {
     *("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh"),
     *("atanh", "atan2", "exp", "exp2", "log", "log1p", "expm1", "logistic", "pow", "erf", "erfc"),
@@ -44,7 +45,7 @@ def compilations(jaxpr: Any) -> float:
     known: set[Any] = set()
     total = 0
     for eqn in jaxpr.eqns:
-        inside = sum(map(_length, programs_in(eqn)))
+        inside = sum(map(_compiled, programs_in(eqn)))
         key = (
             eqn.primitive.name,
             *(str(v.aval) for v in (*eqn.invars, *eqn.outvars)),
@@ -107,6 +108,16 @@ def _slow(eqn: Any) -> float:
 def _length(jaxpr: Any) -> int:
     """Equations, of the programs inside too."""
     return sum(1 + sum(map(_length, programs_in(eqn))) for eqn in jaxpr.eqns)
+
+
+def _compiled(jaxpr: Any) -> int:
+    """The same, where branches and loops count for more."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        inside = programs_in(eqn)
+        is_call = eqn.primitive.name not in ("cond", "scan", "while")
+        total += (1 if is_call else _BRANCHED) + sum(map(_compiled, inside))
+    return total
 
 
 def _size(v: Any) -> int:
