@@ -93,6 +93,8 @@ def audit(
     head: tuple[str, ...] = (),
     weights: Path | None = None,
     trust: bool = False,
+    max_bytes: int | None = None,
+    max_seconds: float | None = None,
 ) -> None:
     """Audit your own model: who could tell its training records from others, and how well?
 
@@ -125,9 +127,18 @@ def audit(
         1-based number or a layer's name, then 0-based indices: "--head tags 3".
       weights: For a .json architecture, its weights: .h5 or a TensorFlow checkpoint's prefix.
       trust: Load models with Python code in them (Lambda layers). Only files you made.
+      max_bytes: Memory that opening a model may take. Default: a limit that grows with its file.
+      max_seconds: Time that opening a model may take. Default: likewise.
     """
     check_folder(out)
-    model = jm.load_target(target, output=_choice(head), weights=weights, trust=trust)
+    model = jm.load_target(
+        target,
+        output=_choice(head),
+        weights=weights,
+        trust=trust,
+        max_bytes=max_bytes,
+        max_seconds=max_seconds,
+    )
     if model.spec.source.difference is not None:
         _LOG.print(
             f"Loaded {target}: on a probe batch its outputs differ from the original's by at most "
@@ -142,7 +153,12 @@ def audit(
     shadows = None
     if references:
         shadows = jm.Shadows(
-            architecture=jm.shadow.of_file(architecture or target, trust=trust),
+            architecture=jm.shadow.of_file(
+                architecture or target,
+                trust=trust,
+                max_bytes=max_bytes,
+                max_seconds=max_seconds,
+            ),
             recipe=replace(recipe, augment=jm.shadow.MirrorAndShift() if augment else None),
             k=references,
             checkpoint=checkpoint,
@@ -181,6 +197,8 @@ def inspect(
     head: tuple[str, ...] = (),
     weights: Path | None = None,
     trust: bool = False,
+    max_bytes: int | None = None,
+    max_seconds: float | None = None,
 ) -> None:
     """Show what there is in a model: its layers, their variables, and what attacks can ask for.
 
@@ -190,8 +208,17 @@ def inspect(
         1-based number or a layer's name, then 0-based indices: "--head tags 3".
       weights: For a .json architecture, its weights: .h5 or a TensorFlow checkpoint's prefix.
       trust: Load models with Python code in them (Lambda layers). Only files you made.
+      max_bytes: Memory that opening a model may take. Default: a limit that grows with its file.
+      max_seconds: Time that opening a model may take. Default: likewise.
     """
-    model = jm.load_target(target, output=_choice(head), weights=weights, trust=trust)
+    model = jm.load_target(
+        target,
+        output=_choice(head),
+        weights=weights,
+        trust=trust,
+        max_bytes=max_bytes,
+        max_seconds=max_seconds,
+    )
     console = Console()
     console.print(facts_table(model))
     console.print(layers_table(model))

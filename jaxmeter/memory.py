@@ -25,7 +25,7 @@ def peak(jaxpr: Any, of: Iterable[Any] | None = None, results: bool = True) -> i
         if not (eqn.effects or needed.intersection(eqn.outvars)):
             continue
         variables = {v for v in eqn.invars if not hasattr(v, "val")}
-        dying = variables - last_use.keys()
+        dying = {v for v in variables if v not in last_use}  # a difference would look at all
         last_use |= dict.fromkeys(dying)
         needed |= variables
         run.append((eqn, dying - outs))

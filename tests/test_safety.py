@@ -43,7 +43,7 @@ from jaxmeter.intake.configs import check_config  # noqa: E402
 from jaxmeter.intake.files import boundary, check_graph  # noqa: E402
 from jaxmeter.intake.safety import served as parts  # noqa: E402
 from jaxmeter.intake.safety.operations import ALLOWED, STATEFUL  # noqa: E402
-from jaxmeter.intake.safety.operations import refused as off_the_list
+from jaxmeter.intake.safety.operations import refused as off_the_list  # noqa: E402
 from jaxmeter.intake.saved_model import read  # noqa: E402
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from jaxmeter.intake import surroundings
 from jaxmeter.intake.files import ACCEPTED, boundary, examined
 from jaxmeter.intake.heads import Choice
+from jaxmeter.intake.safety.budget import files_of, within
 from jaxmeter.target import Target
 
 
@@ -23,6 +24,8 @@ def load_target(
     weights: str | os.PathLike[str] | None = None,
     trust: bool = False,
     custom_objects: Mapping[str, Any] | None = None,
+    max_bytes: int | None = None,
+    max_seconds: float | None = None,
 ) -> Target:
     """A target from a model file or a live model.
 
@@ -39,6 +42,10 @@ def load_target(
       weights: for a `.json` architecture, its weights: `.h5` or a TensorFlow checkpoint's prefix.
       trust: open a file with Lambda layers and their like, which run Python code from the file.
       custom_objects: classes and functions of your own that the file names.
+      max_bytes: memory that opening the file may take, beyond what this process has; None for a
+        limit that grows with the file's size and no usual model comes near. Not for live models.
+      max_seconds: time that it may take, likewise. It is counted in operations before they run, as
+        a slow computer's (`jaxmeter.intake.safety.budget`), and the clock is looked at too.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -86,11 +93,12 @@ def load_target(
         )
     if file.kind == "onnx":
         surroundings.needs("onnx", f"{path}, an ONNX model,")
-        with boundary(path):
-            return _module("onnx_file").from_onnx(path, output)
+        onnx_file = _module("onnx_file")
+        with boundary(path), within([path], max_bytes, max_seconds):
+            return onnx_file.from_onnx(path, output)
     beside = None if weights is None else Path(weights)
     _module("opening").prepare(path, file, beside)
-    with boundary(path):
+    with boundary(path), within(files_of(path, beside), max_bytes, max_seconds):
         return _module("opening").from_file(
             path, file, output=output, weights=beside, trust=trust, custom_objects=given
         )
@@ -101,8 +109,12 @@ def open_keras(
     *,
     trust: bool = False,
     custom_objects: Mapping[str, Any] | None = None,
+    max_bytes: int | None = None,
+    max_seconds: float | None = None,
 ) -> Any:
     """The live Keras 3 model in a file, on the JAX backend: to be trained again.
+
+    Its arguments are those of `load_target`.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -119,7 +131,7 @@ def open_keras(
         )
     opening = _module("opening")
     opening.prepare(path, file, None)
-    with boundary(path):
+    with boundary(path), within(files_of(path), max_bytes, max_seconds):
         return opening.keras_model(path, file, trust=trust, custom_objects=given)
 
 

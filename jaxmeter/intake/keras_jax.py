@@ -26,6 +26,7 @@ from jaxmeter.intake.keras_model import (
 )
 from jaxmeter.intake.keras_pass import Pass, runner
 from jaxmeter.intake.reading import as_target
+from jaxmeter.intake.safety.programs import computed
 from jaxmeter.target import Source, Target
 
 
@@ -75,8 +76,13 @@ def from_keras(model: Any, origin: str, output: Choice | None = None) -> Target:
         )
 
     def original(x: np.ndarray) -> dict[str, Array]:
-        with jax.numpy_rank_promotion("allow"), quiet(), keras.StatelessScope():
-            return outputs_of(model, model(jnp.asarray(x), training=False))
+        def run(x: Array) -> dict[str, Array]:
+            with keras.StatelessScope():
+                return outputs_of(model, model(x, training=False))
+
+        # Keras alone would keep every layer's output until the last is there.
+        with jax.numpy_rank_promotion("allow"), quiet():
+            return computed(f"Keras' own pass over {len(x)} records", run, jnp.asarray(x))
 
     return as_target(
         forward,

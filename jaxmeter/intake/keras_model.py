@@ -10,7 +10,7 @@ import jax
 import keras
 
 from jaxmeter.intake.keras_pass import graph_of
-from jaxmeter.intake.naming import free, unique
+from jaxmeter.intake.naming import Names, unique
 
 _L = keras.layers
 
@@ -80,10 +80,8 @@ def outputs_of(model: Any, out: Any) -> dict[str, Any]:
             [p if isinstance(p, str) else f"output_{p + 1}" for p in path] for path, _ in found
         ]
         names = ["/".join(path) or "output" for path in paths]
-    named: dict[str, Any] = {}
-    for name, (_, leaf) in zip(names, found, strict=True):
-        named[free(name, named)] = leaf
-    return named
+    taken = Names()
+    return {taken.free(name): leaf for name, (_, leaf) in zip(names, found, strict=True)}
 
 
 def _layers(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -18,8 +18,8 @@ import numpy as np
 import onnx
 from onnx import external_data_helper
 
-from jaxmeter.intake.naming import free
-from jaxmeter.intake.onnx_graph import Graph, Node, parse, reads, run
+from jaxmeter.intake.naming import Names
+from jaxmeter.intake.onnx_graph import Graph, Node, inlined, parse, pruned, reads, run
 from jaxmeter.intake.onnx_target import (
     Binding,
     from_graph,
@@ -28,6 +28,8 @@ from jaxmeter.intake.onnx_target import (
     plain_name,
     scope_of,
 )
+from jaxmeter.intake.safety.external import check_external
+from jaxmeter.shapes import TooExpensive
 from jaxmeter.target import Source, Target, layer_of
 
 # What an operator's inputs are called, by position; None: a setting, never learned.
@@ -66,8 +68,9 @@ _MOMENTS = {("BatchNormalization", 3), ("BatchNormalization", 4)}
 _HAND_ON = {"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze"}
 # Operations that TensorFlow names a variable's reader by.
 _TF_OPERATIONS = {"MatMul", "BiasAdd", "Conv2D", "Tensordot", "depthwise", "add", "mul", "concat"}
+# Nothing in it can match one text in two ways, so that long names take no longer than they are.
 _ANONYMOUS = re.compile(
-    r"^(onnx::\w+|val|tensor|param|input|const\w*?|initializer)?[_.]?\d*$", re.I
+    r"(onnx::\w+|const\w*)(\.\d*)?|(val|tensor|param|input|initializer)?[_.]?\d*", re.I
 )
 
 
@@ -78,7 +81,7 @@ def from_onnx(path: Path, output: Any) -> Target:
       ValueError: if the file is damaged, keeps data outside its folder, has operators that are not
         known, or is not a classifier that can be audited.
     """
-    model = _read(path)
+    model = inlined(_read(path))
     graph = parse(model)
     x, shape, dtype, batch = _input(model, graph, path)
     names, moments = _variables(graph)
@@ -128,7 +131,7 @@ def _read(path: Path) -> onnx.ModelProto:
         raise ValueError(f"{path} is damaged or no ONNX model: it has no graph. Export it again.")
     outside = [t for t in _tensors(model) if external_data_helper.uses_external_data(t)]
     if outside:
-        _check_external(outside, path)
+        check_external(outside, path)
         try:
             for tensor in outside:
                 external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
@@ -151,21 +154,6 @@ def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
         if field.message_type is not None:
             for item in value if isinstance(value, Iterable) else [value]:
                 yield from _tensors(item)
-
-
-def _check_external(tensors: Iterable[onnx.TensorProto], path: Path) -> None:
-    """Refuses arrays in files outside the model's folder, and links that lead there."""
-    folder = path.parent.resolve()
-    for tensor in tensors:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                found = (folder / entry.value).resolve()
-                if not found.is_relative_to(folder):
-                    raise ValueError(
-                        f"{path} keeps the array {tensor.name!r} in {entry.value!r}, outside its "
-                        "own folder: a file that reaches for others is refused. If it is a link "
-                        "from a download, copy the folder with its contents: cp -rL."
-                    )
 
 
 def _line(error: BaseException) -> str:
@@ -225,6 +213,8 @@ def _takes_batches(
 
     try:
         found = jax.eval_shape(outputs, jax.ShapeDtypeStruct((3, *record), dtype))
+    except TooExpensive:
+        raise
     except Exception:
         return False
     return all(value.ndim and value.shape[0] == 3 for value in found)
@@ -238,6 +228,7 @@ def _variables(graph: Graph) -> tuple[dict[str, str], set[str]]:
     them are BatchNorm's moments."""
     labels = node_labels(graph)
     names: dict[str, str] = {}
+    taken = Names()
     moments: set[str] = set()
     learnable = {
         name
@@ -254,7 +245,7 @@ def _variables(graph: Graph) -> tuple[dict[str, str], set[str]]:
             role = _role(node, position)
             if source is None or source in names or role is None:
                 continue
-            names[source] = free(_name(source, node, role, labels), names.values())
+            names[source] = taken.free(_name(source, node, role, labels))
             if (node.op, position) in _MOMENTS:
                 moments.add(source)
     return names, moments
@@ -268,7 +259,7 @@ def _role(node: Node, position: int) -> str | None:
 def _name(value: str, node: Node, role: str, labels: Mapping[tuple[str, ...], str]) -> str:
     """What to call the variable `value`, first read by `node`."""
     plain = plain_name(value)
-    if _ANONYMOUS.match(plain) or "const_fold" in plain:
+    if _ANONYMOUS.fullmatch(plain) or "const_fold" in plain:
         return f"{scope_of(node.name) or plain_name(labels[node.outputs])}/{role}"
     if "/" in plain:  # TensorFlow: the path of the operation that reads it
         head, _, last = plain.rpartition("/")
@@ -287,13 +278,18 @@ def _name(value: str, node: Node, role: str, labels: Mapping[tuple[str, ...], st
 def _original(
     model: onnx.ModelProto, x: str, outputs: Mapping[str, str], one_by_one: bool
 ) -> Callable[[np.ndarray], Mapping[str, Any]]:
-    """The model's outputs by ONNX Runtime, or else by the reference implementation in `onnx`."""
+    """The model's outputs by ONNX Runtime, or else by the reference implementation in `onnx`.
+
+    It is given what the outputs depend on and nothing else, and computes it as it stands: what was
+    counted is then what it computes, and it keeps no constants that it might have folded.
+    """
     (kind,) = (value.type.tensor_type.elem_type for value in model.graph.input if value.name == x)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
 
     def original(probe: np.ndarray) -> Mapping[str, Any]:
+        bare = pruned(model)
         compute = _runner(
-            model if one_by_one else _with_open_batch(model, x), x, list(outputs.values())
+            bare if one_by_one else _with_open_batch(bare, x), x, list(outputs.values())
         )
         batches = [row[None] for row in probe] if one_by_one else [probe]
         rows = [compute(np.asarray(batch, dtype)) for batch in batches]
@@ -317,6 +313,8 @@ def _runner(
     options = runtime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_cpu_mem_arena = False  # it takes twice what it is asked for
     try:
         session = runtime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -7,10 +7,11 @@ traces it. The walk knows nothing of where a graph came from.
 """
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
-from contextvars import ContextVar
+import math
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -20,21 +21,26 @@ import onnx.inliner
 from onnx import AttributeProto, numpy_helper
 
 from jaxmeter.intake.onnx_ops import OPERATORS
-from jaxmeter.intake.onnx_ops.values import LARGEST, affordable
+from jaxmeter.intake.onnx_ops.values import affordable
+from jaxmeter.intake.safety import budget, programs
 from jaxmeter.shapes import TooExpensive
 
-_MOST_EVALUATIONS = 100_000  # of operators in one pass: what loops multiply has to end
-
-
-@dataclass
-class _Budget:
-    """What is left of a pass, and the elements that an array in it may have."""
-
-    evaluations: int
-    largest: int | None
-
-
-_budget: ContextVar[_Budget] = ContextVar("_budget")
+_MOST_INLINED = 100_000  # operations that a model's own functions may be when written out
+_SMALL = 1024  # elements: shapes, axes, bounds, whatever else has to be known to trace an operator
+_EVALUATED = budget.STEP / 10  # of a small one with NumPy
+_TRACED = budget.STEP / 2  # of one that depends on the data, once in a pass
+_TRACED_AGAIN = 5 * budget.STEP  # of one in a branch or a loop's body: what may multiply
+_INLINED = 20 * budget.STEP  # of one that a function writes out once more
+_PASSES = 3  # of tracing, in loading a model
+_PLANNED = 5e4  # each node, in finding out what is needed for a value
+# What makes no more of small arrays than they could be broadcast to: no use in tracing it first.
+_PLAIN = {
+    *("Abs", "Add", "And", "Cast", "Ceil", "Concat", "Div", "Equal", "Flatten", "Floor", "Gather"),
+    *("Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Max", "Min", "Mod", "Mul"),
+    *("Neg", "Not", "Or", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Shape"),
+    *("SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceLength"),
+    *("Size", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where", "Xor"),
+}
 
 
 class Node(NamedTuple):
@@ -46,6 +52,7 @@ class Node(NamedTuple):
     attributes: dict[str, Any]
     name: str
     opset: int
+    captured: tuple[str, ...] = ()  # names that graphs inside it read of the graphs around it
 
     @property
     def label(self) -> str:
@@ -62,19 +69,27 @@ class Graph:
     nodes: tuple[Node, ...]
     constants: dict[str, np.ndarray]  # initialisers and what `Constant` nodes hold
     initialisers: frozenset[str] = frozenset()
-    _pruned: dict[tuple[str, ...], tuple[Node, ...]] = field(default_factory=dict, repr=False)
+    _plans: dict[tuple[str, ...], tuple[tuple[Node, tuple[str, ...]], ...]] = field(
+        default_factory=dict, repr=False
+    )
 
-    def needed(self, wanted: Sequence[str]) -> tuple[Node, ...]:
-        """The nodes that `wanted` depends on, in order."""
+    def plan(self, wanted: Sequence[str]) -> tuple[tuple[Node, tuple[str, ...]], ...]:
+        """The nodes that `wanted` depends on, in order, each with the names read no more then."""
         wanted = tuple(wanted)
-        if wanted not in self._pruned:
+        if wanted not in self._plans:
+            budget.work(len(self.nodes) * _PLANNED, "finding out what its values need")
             names, kept = set(wanted), []
             for node in reversed(self.nodes):
                 if names.intersection(node.outputs):
-                    kept.append(node)
-                    names.update(reads(node))
-            self._pruned[wanted] = tuple(reversed(kept))
-        return self._pruned[wanted]
+                    used = {*reads(node), *(name for name in node.outputs if name)}
+                    kept.append((node, tuple(used - names)))
+                    names |= used
+            self._plans[wanted] = tuple(reversed(kept))
+        return self._plans[wanted]
+
+    def needed(self, wanted: Sequence[str]) -> tuple[Node, ...]:
+        """The nodes that `wanted` depends on, in order."""
+        return tuple(node for node, _ in self.plan(wanted))
 
     def reads(self, wanted: Sequence[str]) -> set[str]:
         """The names that `wanted` depends on, its own among them."""
@@ -89,9 +104,25 @@ class Graph:
         nodes = tuple(node for node in self.nodes if names.isdisjoint(node.outputs))
         return Graph((*self.inputs, *sorted(names)), self.outputs, nodes, self.constants)
 
-    def producer(self, value: str) -> Node | None:
-        """The node that computes a value."""
-        return next((node for node in self.nodes if value in node.outputs), None)
+    @cached_property
+    def producers(self) -> dict[str, Node]:
+        """The node that computes each value."""
+        return {value: node for node in self.nodes for value in node.outputs if value}
+
+    @cached_property
+    def origins(self) -> dict[str, str]:
+        """What values are that `Identity` hands on: the value behind each."""
+        found: dict[str, str] = {}
+        for node in self.nodes:
+            if node.op == "Identity":
+                found[node.outputs[0]] = found.get(node.inputs[0], node.inputs[0])
+        return found
+
+    @cached_property
+    def size(self) -> int:
+        """How many nodes there are in the graph and in the graphs inside it."""
+        inner = (v for node in self.nodes for v in node.attributes.values())
+        return len(self.nodes) + sum(v.size for v in inner if isinstance(v, Graph))
 
     @property
     def operators(self) -> set[str]:
@@ -107,7 +138,7 @@ class Graph:
 class Body:
     """A graph inside a node (the body of a `Loop`), callable with the values around it in reach."""
 
-    def __init__(self, graph: Graph, outer: Mapping[str, Any]):
+    def __init__(self, graph: Graph, outer: "ChainMap[str, Any]"):
         """`outer` holds the values of the graphs around it."""
         self.graph, self.outer = graph, outer
 
@@ -117,7 +148,11 @@ class Body:
 
     def values(self, feeds: Mapping[str, Any], wanted: Sequence[str]) -> tuple[Any, ...]:
         """Some of its values, computing no more than they need."""
-        return tuple(_walk(self.graph, {**self.outer, **feeds}, wanted))
+        return tuple(_walk(self.graph, self.outer.new_child(dict(feeds)), wanted))
+
+
+class _Named(TooExpensive):
+    """It says which operator is too expensive: the innermost."""
 
 
 class UnsupportedOperator(ValueError):
@@ -131,9 +166,7 @@ def parse(model: onnx.ModelProto) -> Graph:
       UnsupportedOperator: if it has operators that `onnx_ops` does not; all are named.
       ValueError: if it reads values that nothing computes.
     """
-    if model.functions:
-        _check_functions(model)
-        model = onnx.inliner.inline_local_functions(model)
+    model = inlined(model)
     opsets = {_domain(entry.domain): entry.version for entry in model.opset_import}
     graph = _parsed(model.graph, opsets)
     if missing := sorted(graph.operators - OPERATORS.keys()):
@@ -141,40 +174,78 @@ def parse(model: onnx.ModelProto) -> Graph:
             f"the graph has operators that jaxmeter does not know: {', '.join(missing)}."
         )
     _check_order(graph)
+    inside = sum(v.size for n in graph.nodes for v in n.attributes.values() if isinstance(v, Graph))
+    budget.foresee(
+        _PASSES * (len(graph.nodes) * _TRACED + inside * _TRACED_AGAIN),
+        f"tracing its {len(graph.nodes):,} operations and the {inside:,} in branches and loops",
+    )
     return graph
 
 
-def run(
-    graph: Graph, feeds: Mapping[str, Any], wanted: Sequence[str], *, few: bool = False
-) -> list[Any]:
+def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its own functions written out.
+
+    Raises:
+      ValueError: if they call themselves, or would become too much.
+    """
+    if not model.functions:
+        return model
+    _check_functions(model)
+    return onnx.inliner.inline_local_functions(model)
+
+
+def pruned(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with the nodes alone that its outputs depend on, also in the graphs inside nodes."""
+    found = onnx.ModelProto()
+    found.CopyFrom(model)
+    _prune(found.graph)
+    return found
+
+
+def _prune(graph: onnx.GraphProto) -> set[str]:
+    """Takes out what a graph does not need; returns the names that it reads."""
+    read, kept = {value.name for value in graph.output}, []
+    for node in reversed(graph.node):
+        if read.intersection(filter(None, node.output)):
+            kept.append(node)
+            read.update(node.input)
+            for attribute in node.attribute:
+                for inner in (attribute.g, *attribute.graphs):
+                    if inner.output:
+                        read |= _prune(inner)
+    if len(kept) < len(graph.node):
+        bare = onnx.GraphProto()
+        bare.node.extend(reversed(kept))
+        del graph.node[:]
+        graph.node.extend(bare.node)
+    return read
+
+
+def run(graph: Graph, feeds: Mapping[str, Any], wanted: Sequence[str]) -> list[Any]:
     """Values of a graph. Feeds that are NumPy arrays count as known before the data.
 
-    With `few` records, arrays that no model computes of so few are refused before they are made.
+    Raises:
+      TooExpensive: if what is known before the data takes more than the file that is being opened
+        may.
     """
-    before = _budget.set(_Budget(_MOST_EVALUATIONS, LARGEST if few else None))
-    try:
-        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-            return _walk(graph, dict(feeds), wanted)
-    finally:
-        _budget.reset(before)
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        return _walk(graph, ChainMap(dict(feeds)), wanted)
 
 
-def _walk(graph: Graph, env: dict[str, Any], wanted: Sequence[str]) -> list[Any]:
-    env = {**env, **{k: v for k, v in graph.constants.items() if k not in env}}
-    for node in graph.needed(wanted):
+def _walk(graph: Graph, env: "ChainMap[str, Any]", wanted: Sequence[str]) -> list[Any]:
+    """Values of a graph, given those in reach; what is read no more is given up."""
+    own = env.maps[0]
+    own.update((k, v) for k, v in graph.constants.items() if k not in env)
+    for node, dying in graph.plan(wanted):
         outputs = _evaluate(node, env)
-        env.update((k, v) for k, v in zip(node.outputs, outputs, strict=False) if k)
+        own.update((k, v) for k, v in zip(node.outputs, outputs, strict=False) if k)
+        del outputs
+        for name in dying:
+            own.pop(name, None)
     return [env[name] for name in wanted]
 
 
-def _evaluate(node: Node, env: Mapping[str, Any]) -> Sequence[Any]:
-    budget = _budget.get()
-    budget.evaluations -= 1
-    if budget.evaluations < 0:
-        raise TooExpensive(
-            f"the graph takes more than {_MOST_EVALUATIONS:,} operations to trace: its loops go "
-            "round too often before the data are known."
-        )
+def _evaluate(node: Node, env: "ChainMap[str, Any]") -> Sequence[Any]:
     function = OPERATORS[node.op]
     inputs = [env[name] if name else None for name in node.inputs]
     attributes = {
@@ -189,59 +260,109 @@ def _evaluate(node: Node, env: Mapping[str, Any]) -> Sequence[Any]:
     static = all(v is None or isinstance(v, np.ndarray) for v in inputs)
     try:
         if static and not any(isinstance(v, Body) for v in attributes.values()):
-            _check_growth(function, inputs, attributes)
+            _charge(node, function, inputs, attributes)
             with jax.ensure_compile_time_eval(), np.errstate(all="ignore"):
                 out = jax.tree.map(np.asarray, function(*inputs, **attributes))
         else:
+            budget.work(_TRACED_AGAIN if len(env.maps) > 1 else _TRACED, node.label)
             out = function(*inputs, **attributes)
-        if static or budget.largest is not None:
             for value in jax.tree.leaves(out):
-                affordable(np.shape(value))
-    except (UnsupportedOperator, TooExpensive):
+                if isinstance(value, jax.Array):
+                    affordable(value.shape, value.dtype)
+    except (UnsupportedOperator, _Named):
         raise
+    except TooExpensive as error:
+        raise _Named(f"{node.label}: {error}") from error
     except Exception as error:
         shapes = ", ".join(str(getattr(v, "shape", None)) for v in inputs)
         raise UnsupportedOperator(
             f"{node.label} (opset {node.opset}) cannot be computed on inputs of shapes {shapes}: "
             f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
         ) from error
-    return out if isinstance(out, tuple) else (out,)
+    return budget.hold(out if isinstance(out, tuple) else (out,))
 
 
-def _check_growth(function: Any, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> None:
-    """Refuses to compute constants that are larger than any model's by broadcasting others."""
-    if sum(np.size(v) for v in inputs if v is not None) < LARGEST**0.5:
+def _charge(
+    node: Node, function: Callable[..., Any], inputs: Sequence[Any], attributes: dict[str, Any]
+) -> None:
+    """Charges what computing a constant takes, before it is computed.
+
+    It is traced for that: its larger inputs, and where that will do the smaller ones too, stand
+    for any of their shape. Operators that make arrays as large as their inputs say (of known ones
+    there is nothing to trace) ask for room themselves, by `affordable`.
+    """
+    given = [v for v in inputs if v is not None]
+    if any(v.dtype.kind in "OSUT" for v in given):
+        raise UnsupportedOperator(f"{node.label} takes text, and JAX has no strings.")
+    if budget.current() is None:
         return
-    try:
-        shapes = jax.eval_shape(lambda *values: function(*values, **attributes), *inputs)
-    except Exception:  # it needs to know its inputs
+    size = sum(v.size for v in given)
+    if node.op in _PLAIN and size <= _SMALL and len(given) <= 3 or node.op in ("Shape", "Size"):
+        budget.work(_EVALUATED, node.label)
         return
-    for shape in jax.tree.leaves(shapes):
-        affordable(shape.shape)
+    small = {i for i, v in enumerate(inputs) if v is None or v.size <= _SMALL}
+    for known in ((), small):
+        try:
+            jaxpr = _traced(function, inputs, attributes, set(known))
+        except TooExpensive:
+            raise
+        except Exception:  # it has to know more of its inputs
+            continue
+        # Numbers of 64 bits are of 32 in JAX, unless it is told otherwise.
+        programs.charge(node.label, jaxpr, copies=2)
+        return
+    # Of larger inputs that have to be known, what is kept, sorted or counted of them is computed.
+    budget.room(32 * size * max((v.ndim for v in given), default=1), node.label)
+    budget.work(_EVALUATED + 100 * size * math.log2(size + 2), node.label)
+
+
+def _traced(
+    function: Callable[..., Any],
+    inputs: Sequence[Any],
+    attributes: dict[str, Any],
+    known: set[int],
+) -> Any:
+    places = [i for i, v in enumerate(inputs) if v is not None and i not in known]
+
+    def run(*values: Any) -> Any:
+        merged = [*inputs]
+        for i, value in zip(places, values, strict=True):
+            merged[i] = value
+        return function(*merged, **attributes)
+
+    shapes = [jax.ShapeDtypeStruct(inputs[i].shape, inputs[i].dtype) for i in places]
+    return jax.make_jaxpr(run)(*shapes).jaxpr
 
 
 def _check_functions(model: onnx.ModelProto) -> None:
-    """Refuses functions that call themselves, or become too many nodes when they are inlined."""
+    """Refuses functions that call themselves, or become too much when they are inlined."""
     functions = {(f.domain, f.name): f for f in model.functions}
-    sizes: dict[tuple[str, str], float] = {}
+    sizes: dict[tuple[str, str], tuple[float, float]] = {}
 
-    def size(nodes: Iterable[onnx.NodeProto], inside: frozenset[Any]) -> float:
-        total = 0.0
+    def size(nodes: Iterable[onnx.NodeProto], inside: frozenset[Any]) -> tuple[float, float]:
+        """Operations, and bytes."""
+        count = total = 0.0
         for node in nodes:
             key = (node.domain, node.op_type)
-            total += 1
+            count, total = count + 1, total + node.ByteSize()
             if key in functions:
                 if key in inside:
                     raise ValueError(f"the function {node.op_type!r} calls itself.")
                 if key not in sizes:
                     sizes[key] = size(functions[key].node, inside | {key})
-                total += sizes[key]
+                count, total = count + sizes[key][0], total + sizes[key][1]
             for attribute in node.attribute:
-                total += size(attribute.g.node, inside)
-        return total
+                if attribute.g.node:
+                    more = size(attribute.g.node, inside)
+                    count, total = count + more[0], total + more[1]
+        return count, total
 
-    if (total := size(model.graph.node, frozenset())) > _MOST_EVALUATIONS:
-        raise ValueError(f"its functions written out are {total:.0e} operations: too many.")
+    count, total = size(model.graph.node, frozenset())
+    if count > _MOST_INLINED:
+        raise ValueError(f"its functions written out are {count:.0e} operations: too many.")
+    more = count - len(model.graph.node)
+    budget.foresee(more * _INLINED, f"writing its functions out as {count:,.0f} operations")
+    budget.room(int(total), "writing its functions out")
 
 
 def _check_order(graph: Graph) -> None:
@@ -282,13 +403,19 @@ def _parameters(function: Any) -> frozenset[str]:
 def reads(node: Node) -> Iterable[str]:
     """The names a node reads; a graph inside it also reads names of the graphs around it."""
     yield from (name for name in node.inputs if name)
-    for value in node.attributes.values():
-        if isinstance(value, Graph):
-            inside = {*value.inputs, *value.constants}
-            for inner in value.nodes:
-                yield from (name for name in reads(inner) if name not in inside)
-                inside.update(inner.outputs)
-            yield from (name for name in value.outputs if name not in inside)
+    yield from node.captured
+
+
+def _captured(graphs: Iterable[Any]) -> tuple[str, ...]:
+    """The names that graphs read and do not compute, in order."""
+    found: dict[str, None] = {}
+    for graph in graphs:
+        inside = {*graph.inputs, *graph.constants}
+        for node in graph.nodes:
+            found.update((name, None) for name in reads(node) if name not in inside)
+            inside.update(node.outputs)
+        found.update((name, None) for name in graph.outputs if name not in inside)
+    return tuple(found)
 
 
 # --- from the protocol buffer -------------------------------------------------------------------
@@ -307,25 +434,25 @@ def _domain(name: str) -> str:
 
 
 def _parsed(proto: onnx.GraphProto, opsets: Mapping[str, int]) -> Graph:
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.initializer}
+    constants = {tensor.name: _array(tensor) for tensor in proto.initializer}
     for sparse in proto.sparse_initializer:
         constants[sparse.values.name] = _dense(sparse)
     nodes: list[Node] = []
     made: set[str] = set()
     for entry in proto.node:
         domain = _domain(entry.domain)
+        # `consumed_inputs` is a hint of opset 1 about memory.
+        attributes = {
+            a.name: _attribute(a, opsets) for a in entry.attribute if a.name != "consumed_inputs"
+        }
         node = Node(
             op=f"{domain}.{entry.op_type}" if domain else entry.op_type,
             inputs=tuple(entry.input),
             outputs=tuple(entry.output),
-            # `consumed_inputs` is a hint of opset 1 about memory.
-            attributes={
-                a.name: _attribute(a, opsets)
-                for a in entry.attribute
-                if a.name != "consumed_inputs"
-            },
+            attributes=attributes,
             name=entry.name,
             opset=opsets.get(domain, 1),
+            captured=_captured(v for v in attributes.values() if isinstance(v, Graph)),
         )
         if node.op == "Constant":
             if len(node.attributes) != 1 or not node.outputs:
@@ -350,7 +477,7 @@ def _attribute(attribute: AttributeProto, opsets: Mapping[str, int]) -> Any:
     if attribute.type == kinds.GRAPH:
         return _parsed(attribute.g, opsets)
     if attribute.type == kinds.TENSOR:
-        return numpy_helper.to_array(attribute.t)
+        return _array(attribute.t)
     if attribute.type == kinds.SPARSE_TENSOR:
         return _dense(attribute.sparse_tensor)
     value = onnx.helper.get_attribute_value(attribute)
@@ -361,12 +488,23 @@ def _attribute(attribute: AttributeProto, opsets: Mapping[str, int]) -> Any:
     return list(value) if attribute.type in (kinds.FLOATS, kinds.INTS) else value
 
 
+def _array(tensor: onnx.TensorProto) -> np.ndarray:
+    """A tensor's numbers, which may be packed: four bits each, or bytes that are sent as words."""
+    stored, claimed = tensor.ByteSize(), budget.sizes(tensor.dims)
+    if not 0 <= claimed <= 8 * stored:  # a bit each is more than any type packs
+        raise ValueError(
+            f"the array {tensor.name!r} is damaged: it claims to have {claimed:,} elements, and "
+            f"there are {stored:,} bytes."
+        )
+    budget.room(8 * claimed, f"the array {tensor.name!r}")
+    return budget.hold(numpy_helper.to_array(tensor))
+
+
 def _dense(sparse: onnx.SparseTensorProto) -> np.ndarray:
-    values = numpy_helper.to_array(sparse.values)
-    indices = numpy_helper.to_array(sparse.indices)
-    dense = np.zeros(affordable(tuple(sparse.dims)), values.dtype)
+    values, indices = _array(sparse.values), _array(sparse.indices)
+    dense = np.zeros(affordable(tuple(sparse.dims), values.dtype), values.dtype)
     if indices.ndim == 1:
         dense.reshape(-1)[indices] = values
     else:
         dense[tuple(indices.T)] = values
-    return dense
+    return budget.hold(dense)

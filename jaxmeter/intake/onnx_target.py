@@ -1,7 +1,7 @@
 """A parsed ONNX graph and what its inputs stand for, as a target."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,16 +12,16 @@ from jax import Array
 from jaxmeter.intake.heads import Final, Seen
 from jaxmeter.intake.onnx_graph import Graph, Node, reads, run
 from jaxmeter.intake.reading import as_target
-from jaxmeter.shapes import PROBES
 from jaxmeter.target import Source, Target
 
 # Hand their (first) input on, as far as rows of class scores go.
 _IDENTITIES = {"Identity", "Dropout", "Cast"}
 # These too if the values per record stay as they are, which the shapes must show.
 _RESHAPES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
-# Endings of names that TensorFlow and its converters give to what reads a variable.
+# Last parts of names that TensorFlow and its converters give to what reads a variable.
+_BEFORE_PIECE = re.compile(r"(?=[/:])")
 _TAIL = re.compile(
-    r"(/(ReadVariableOp|Cast|resource|Read|Identity|(Stateful)?PartitionedCall)(_\d+)?)+$|:\d+$"
+    r"(ReadVariableOp|Cast|resource|Read|Identity|(Stateful)?PartitionedCall)(_\d+)?"
 )
 _BETWEEN = {*_IDENTITIES, *_RESHAPES, "Transpose", "Slice"}
 _LINEAR = {"MatMul", "Gemm", "Conv", "BatchNormalization", "Add"}
@@ -76,7 +76,7 @@ def from_graph(
       source: where the graph came from.
     """
     wanted = list(dict.fromkeys([*binding.outputs.values(), *binding.layers.values()]))
-    endings = {value: ending_of(graph, value) for value in wanted}
+    endings = endings_of(graph, wanted)
     wanted = list(dict.fromkeys([*wanted, *(before for before, _ in endings.values())]))
 
     def forward(params: Mapping[str, Array], state: Mapping[str, Array], x: Array) -> Seen:
@@ -85,7 +85,7 @@ def from_graph(
 
         def values_of(x: Array) -> list[Array]:
             feeds = {**constants, **fixed, binding.x: x}
-            return run(graph, feeds, wanted, few=len(x) <= PROBES)
+            return run(graph, feeds, wanted)
 
         if one_by_one:
             values = jax.vmap(lambda row: [jnp.asarray(v)[0] for v in values_of(row[None])])(x)
@@ -120,27 +120,29 @@ def from_graph(
     )
 
 
-def ending_of(graph: Graph, value: str) -> tuple[str, str | None]:
+def endings_of(graph: Graph, values: Iterable[str]) -> dict[str, tuple[str, str | None]]:
     """The value before a final softmax or sigmoid, and which it was; else the value itself.
 
     "linear": nothing squashed it since a linear layer, or a log-softmax made it, so that it may be
     logits as it is.
     """
-    current = value
-    while (node := graph.producer(current)) is not None:
-        ending = _ENDINGS.get(node.op)
-        if ending == "softmax" and not _over_last_axis(node):
-            return value, None
-        if ending == "linear":
-            return value, ending
-        if ending is not None:
-            return node.inputs[0], ending
-        if node.op in _LINEAR:
-            return value, "linear"
-        if node.op not in _IDENTITIES | _RESHAPES or current != node.outputs[0]:
-            break
-        current = node.inputs[0]
-    return value, None
+    found: dict[str, tuple[str | None, str | None]] = {}
+    for node in graph.nodes:
+        for i, value in enumerate(node.outputs):
+            ending = _ENDINGS.get(node.op)
+            if ending == "softmax" and not _over_last_axis(node):
+                found[value] = None, None
+            elif ending == "linear" or node.op in _LINEAR:
+                found[value] = None, "linear"
+            elif ending is not None:
+                found[value] = node.inputs[0], ending
+            elif node.op in _IDENTITIES | _RESHAPES and i == 0:
+                found[value] = found.get(node.inputs[0], (None, None))
+    return {
+        value: (before if before is not None else value, ending)
+        for value in values
+        for before, ending in [found.get(value, (None, None))]
+    }
 
 
 def _over_last_axis(node: Node) -> bool:
@@ -150,19 +152,13 @@ def _over_last_axis(node: Node) -> bool:
 
 def tables_of(graph: Graph, x: str) -> Iterator[str]:
     """The values that `x` is used as integer indices into: tables of embeddings."""
+    same = {x}
     for node in graph.nodes:
-        if node.op == "Gather":
-            index = node.inputs[1]
-            while (maker := graph.producer(index)) is not None and maker.op in (
-                "Cast",
-                "Identity",
-                "Unsqueeze",
-                "Squeeze",
-                "Reshape",
-            ):
-                index = maker.inputs[0]
-            if index == x:
-                yield node.inputs[0]
+        if node.op in _IDENTITIES - {"Dropout"} | _RESHAPES - {"Flatten"}:
+            if node.inputs[0] in same:
+                same.add(node.outputs[0])
+        elif node.op == "Gather" and node.inputs[1] in same:
+            yield node.inputs[0]
 
 
 # --- layers of graphs that have no layers --------------------------------------------------------
@@ -181,6 +177,7 @@ def layers_of(graph: Graph, x: str, owners: Mapping[str, str]) -> dict[str, str]
       owners: a graph's value that is a variable -> the layer that owns it.
     """
     varying = _varying(graph, x)
+    at_end = _Endings(owners.values())
     labels = node_labels(graph)
     derived = dict(owners)  # a transposed or cast variable is still that variable
     group_of: dict[str, str] = {}
@@ -194,8 +191,7 @@ def layers_of(graph: Graph, x: str, owners: Mapping[str, str]) -> dict[str, str]
         scope = scope_of(node.name)
         before = next((group_of[value] for value in used if value in group_of), None)
         if owner is None:
-            whose = (name for name in owners.values() if f"/{scope}".endswith(f"/{name}"))
-            owner = next(whose, None) if scope else None
+            owner = at_end.first(scope) if scope else None
         if owner is None and not scope and before is not None and node.op in _BETWEEN:
             owner = before
         name = owner or scope or plain_name(labels[node.outputs])
@@ -203,6 +199,30 @@ def layers_of(graph: Graph, x: str, owners: Mapping[str, str]) -> dict[str, str]
         groups.pop(name, None)  # the last output counts, and stands where it was computed
         groups[name] = node.outputs[0]
     return groups
+
+
+class _Endings:
+    """Paths, and which of them another path ends in."""
+
+    def __init__(self, paths: Iterable[str]):
+        """The paths as a tree of their parts, from the last on."""
+        self._tree: dict[str | None, Any] = {}
+        for place, path in enumerate(dict.fromkeys(paths)):
+            at = self._tree
+            for part in reversed(path.split("/")):
+                at = at.setdefault(part, {})
+            at[None] = place, path
+
+    def first(self, path: str) -> str | None:
+        """The first of the paths that this one ends in, or is."""
+        at, found = self._tree, []
+        for part in reversed(path.split("/")):
+            if (inner := at.get(part)) is None:
+                break
+            at = inner
+            if None in at:
+                found.append(at[None])
+        return min(found)[1] if found else None
 
 
 def node_labels(graph: Graph) -> dict[tuple[str, ...], str]:
@@ -226,9 +246,12 @@ def _varying(graph: Graph, x: str) -> set[str]:
 
 def plain_name(name: str) -> str:
     """A value's or node's name without what converters hang on to it."""
-    before = None
-    while before != name:
-        before, name = name, _TAIL.sub("", name)
+    pieces = _BEFORE_PIECE.split(name)  # once: a name may be as long as a file
+    while len(pieces) > 1 and (
+        pieces[-1][1:].isdecimal() if pieces[-1].startswith(":") else _TAIL.fullmatch(pieces[-1], 1)
+    ):
+        pieces.pop()
+    name = "".join(pieces)
     for prefix in ("StatefulPartitionedCall/", "PartitionedCall/"):
         name = name.removeprefix(prefix)
     return name.strip("/")

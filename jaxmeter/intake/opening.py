@@ -4,7 +4,6 @@ import contextlib
 import glob
 import importlib
 import json
-import math
 import re
 import tempfile
 import types
@@ -32,10 +31,12 @@ from jaxmeter.intake.files import (
     line,
 )
 from jaxmeter.intake.heads import Choice
-from jaxmeter.intake.safety import process
+from jaxmeter.intake.safety import budget, process
+from jaxmeter.intake.safety.building import building, foresee
 from jaxmeter.intake.tf_export import Place
 from jaxmeter.target import HERE, Target
 
+_RUNTIME = 2**30  # bytes that TensorFlow takes for itself when it first computes
 # Activations that Keras 3 computes differently from the Keras 2 that wrote the file.
 _CHANGED = {"hard_sigmoid"}
 # What Keras 1 called arguments that have other names since.
@@ -157,9 +158,12 @@ def _by_keras_3(
 ) -> Any:
     """The Keras 3 model in a file; the reason as an exception if Keras 3 cannot make it."""
     keras = surroundings.keras()
-    bounded = _bounded_keras(keras, _room(path, weights))
-    with surroundings.undisturbed(), bounded, _alone(file):
-        return _by_keras(keras, path, file, weights, trust, custom_objects)
+    with surroundings.undisturbed(), _alone(file):
+        foresee(file.config)
+        with building(keras) as settle:
+            model = _by_keras(keras, path, file, weights, trust, custom_objects)
+            settle()
+        return model
 
 
 def _from_keras_file(
@@ -178,6 +182,7 @@ def _from_keras_file(
         try:
             model = _by_keras_3(path, file, weights, trust, custom_objects)
         except Exception as error:
+            budget.check_refusal()
             reasons[f"Keras {surroundings.keras().__version__}"] = error
         else:
             return of_keras(model, str(path), output)
@@ -218,12 +223,12 @@ def _from_tf_keras_file(
             "path": str(place.absolute()),
             "config": without_compilation(file.config) if weights else None,
             "weights": None if weights_place is None else str(weights_place.absolute()),
-            "room": _room(path, weights),
+            "room": _budget().max_bytes,
         }
         names = surroundings.registered_names() & strings_in(file.config)
         if not (trust or custom_objects or names):
             files = [place] if weights is None else _weight_files(weights)
-            return _apart(request, files, path, output, _size(path, weights))
+            return _apart(request, files, path, output)
         surroundings.tensorflow(f"{path}, written by Keras {file.version},")
         with surroundings.undisturbed():
             files = _module("tf_files")
@@ -251,21 +256,20 @@ def _apart(
     readable: list[Path],
     path: Path,
     output: Choice | None,
-    size: int,
     writable: Sequence[int] = (),
 ) -> Target:
     """A target from a file that a process without rights opens."""
-    memory, seconds = 2**31 + 12 * size, 60 + size / 2**22
+    most = _budget()
     with contextlib.ExitStack() as stack:
         try:
             found = stack.enter_context(
                 process.opened(
                     request,
                     readable,
-                    memory=memory,
-                    seconds=seconds,
+                    memory=_RUNTIME + most.max_bytes,
+                    seconds=most.max_seconds,
                     writable=writable,
-                    written=2**20 + size,
+                    written=most.max_bytes,
                 )
             )
         except process.Refused as error:
@@ -276,6 +280,12 @@ def _apart(
         with surroundings.undisturbed():
             held = f"in a process of its own: {found.held}"
             return _of_traced((export, found.original), str(path), output, held)
+
+
+def _budget() -> budget.Budget:
+    found = budget.current()
+    assert found is not None, "files are opened within a budget"
+    return found
 
 
 @contextmanager
@@ -294,45 +304,11 @@ def _as_tf_keras_reads(
             yield path, _linked(weights, Path(folder))
 
 
-def _room(path: Path, weights: Path | None) -> int:
-    """Bytes of variables that files can fill, generously: they may be compressed."""
-    return 2**28 + 10 * _size(path, weights)
-
-
-def _size(path: Path, weights: Path | None) -> int:
-    """Bytes of the files that hold a model's arrays."""
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return sum(file.stat().st_size for file in _weight_files(weights or path))
-
-
 def _weight_files(weights: Path) -> list[Path]:
     """The file, or all files of a checkpoint by its prefix."""
     if not is_checkpoint(weights):
         return [weights]
     return list(weights.parent.glob(f"{glob.escape(weights.name)}.*"))
-
-
-@contextmanager
-def _bounded_keras(keras: Any, room: int) -> Iterator[None]:
-    """Refuses a config's variables before they are made, once no file could fill them.
-
-    Keras makes variables before it reads them, so a few digits could claim all memory.
-    """
-    variable = keras.src.backend.Variable
-    plain = variable._initialize_with_initializer
-    made: list[int] = []
-
-    def initialize(self: Any, initializer: Any) -> None:
-        made.append(_bytes(self._shape, self._dtype))
-        _check_room(sum(made), room)
-        plain(self, initializer)
-
-    variable._initialize_with_initializer = initialize
-    try:
-        yield
-    finally:
-        variable._initialize_with_initializer = plain
 
 
 @contextmanager
@@ -349,17 +325,6 @@ def _alone(file: File) -> Iterator[None]:
         yield
     finally:
         module.tf = plain
-
-
-def _bytes(shape: Any, dtype: str) -> int:
-    return math.prod(int(d) for d in shape) * (8 if "64" in dtype else 4)
-
-
-def _check_room(made: int, room: int) -> None:
-    if made > room:
-        raise ValueError(
-            f"its config asks for variables of {made:,} bytes, far more than the file could hold"
-        )
 
 
 def _by_keras(
@@ -469,7 +434,7 @@ def _from_saved_model(
             files = [path, *(Path(place.folder) for place in places)]
             writable = [place.graph for place in places]
             try:
-                return _apart(request, files, path, output, _size(path, None), writable)
+                return _apart(request, files, path, output, writable)
             except _NotLoaded as error:
                 raise ValueError(str(error.__cause__)) from error.__cause__
         surroundings.tensorflow(f"{path}, a SavedModel,")

@@ -28,11 +28,12 @@ from jaxmeter.intake.heads import (
     chosen_head,
     cut,
 )
+from jaxmeter.intake.safety import budget
+from jaxmeter.intake.safety.programs import Program
 from jaxmeter.lowering import lowered
-from jaxmeter.shapes import PROBES, Shape, traced
+from jaxmeter.shapes import PROBES, Shape, TooExpensive, traced
 from jaxmeter.target import Outputs, Source, Target, TargetSpec
 
-_LARGEST = 2**30  # elements of a layer's output for a few records
 _STACK = 6  # from a warning here up to the caller of load_target
 
 Forward = Callable[[dict[str, Any], dict[str, Any], Array], Seen]
@@ -61,8 +62,9 @@ def as_target(
       state: what else `forward` reads, by names of its own.
       shape: shape of one record, None where any length will do.
       dtype: of the model's input.
-      original: the model's outputs by name for a batch, as its own framework computes them; None
-        where there is no such framework. May leave outputs out.
+      original: the model's outputs by name for a batch, as its own framework computes them, after
+        the pass itself was found to be affordable; None where there is no such framework. May leave
+        outputs out.
       source: where the model came from; `logits` and `difference` are added to it.
       output: what to audit, see `load_target`; None for the model's only output.
       tokens: size of the smallest embedding table, if there are any.
@@ -70,15 +72,15 @@ def as_target(
       note: said after how the logits were had.
 
     Raises:
+      TooExpensive: if the pass takes more than the file may.
       ValueError: if the part is no classifier that can be audited, or is not reproduced.
     """
     form = _survey(lambda x: forward(params, state, x), shape, dtype, framework)
     head = chosen_head(form, output)
     check_row(form, head)
-    probe = _probe(form, tokens)
-    theirs = original(np.asarray(probe))
-    seen = forward(params, state, probe)
-    final = head.of(seen)
+    with budget.holding((params, state), "the model's variables"):
+        probe = _probe(form, tokens)
+        outputs, final, theirs = _compared(forward, params, state, probe, head, original)
     read = _reading(form, head, final)
     ours = read.output(read.logits(final.before))
     if theirs is None:
@@ -88,7 +90,7 @@ def as_target(
         difference = _difference(ours, cut(jnp.asarray(theirs[head.name]), head.indices))
     else:
         # A layer's own output is not to be had from the original; what follows it is.
-        pairs = [(seen.outputs[name].value, jnp.asarray(theirs[name])) for name in theirs]
+        pairs = [(outputs[name], jnp.asarray(theirs[name])) for name in theirs]
         difference = max(_difference(*pair) for pair in [(ours, final.value), *pairs])
 
     order = tuple(params)
@@ -111,9 +113,10 @@ def as_target(
         return Outputs(logits, dict(zip(layers, outputs, strict=True)))
 
     of = f"; of {head}" if output is not None else ""
+    read_by = set(kept)
     return Target(
         params={name: params[name] for name in kept},
-        state={**state, **{name: params[name] for name in order if name not in kept}},
+        state={**state, **{name: params[name] for name in order if name not in read_by}},
         apply=apply,
         spec=TargetSpec(
             input_shape=shape,
@@ -141,6 +144,8 @@ def _survey(forward: Callable[[Array], Seen], shape: Shape, dtype: str, framewor
 
     try:
         record, leaves = traced(run, shape, dtype)
+    except TooExpensive:
+        raise
     except Exception as error:
         reason = " ".join(re.sub(r"\x1b\[\d+m", "", str(error)).split()) or type(error).__name__
         reason = reason if len(reason) <= 300 else reason[:297] + "..."
@@ -149,11 +154,6 @@ def _survey(forward: Callable[[Array], Seen], shape: Shape, dtype: str, framewor
             "a time, as an audit must; a stateful or fixed-batch model cannot. "
             f"{framework} says: {reason}"
         ) from error
-    if (largest := max((math.prod(leaf.full) for leaf in leaves), default=0)) > _LARGEST:
-        raise ValueError(
-            f"the model computes an array of {largest:,} elements for {PROBES} records, too large "
-            "to audit it here; it may be damaged."
-        )
     outputs, layers, takes_tokens = passes[-1]
     places = iter(leaves)
     return Form(
@@ -163,6 +163,33 @@ def _survey(forward: Callable[[Array], Seen], shape: Shape, dtype: str, framewor
         {name: Place(next(places), ending) for name, ending in outputs.items()},
         {name: Place(next(places), ending) for name, ending in layers.items()},
     )
+
+
+def _compared(
+    forward: Forward,
+    params: dict[str, Array],
+    state: dict[str, Any],
+    probe: Array,
+    head: Head,
+    original: Callable[[np.ndarray], Mapping[str, ArrayLike] | None],
+) -> tuple[dict[str, Array], Final, Mapping[str, ArrayLike] | None]:
+    """Outputs on the probe batch, the part to audit, and the original's outputs.
+
+    Of the layers only those are computed that these depend on, so that what is alive at once is
+    what a pass needs; and nothing is, in any framework, before it is known to be affordable.
+    """
+    ending: list[str | None] = []
+
+    def values(params: Any, state: Any, x: Array) -> tuple[dict[str, Array], Array, Array]:
+        seen = forward(params, state, x)
+        value, before, *rest = head.of(seen)
+        ending[:] = rest
+        return {name: final.value for name, final in seen.outputs.items()}, value, before
+
+    program = Program(f"its pass over {PROBES} records", values, params, state, probe)
+    theirs = original(np.asarray(probe))
+    outputs, value, before = program()
+    return outputs, Final(value, before, ending[0]), theirs
 
 
 def _probe(form: Form, tokens: int | None) -> Array:

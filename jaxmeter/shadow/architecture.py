@@ -80,6 +80,8 @@ def of_file(
     *,
     trust: bool = False,
     custom_objects: Mapping[str, Any] | None = None,
+    max_bytes: int | None = None,
+    max_seconds: float | None = None,
 ) -> Architecture:
     """The architecture of the Keras 3 model in a `.keras` or `.h5` file; its weights do not count.
 
@@ -87,6 +89,8 @@ def of_file(
       path: the file, such as the target's own.
       trust: as for `jaxmeter.load_target`.
       custom_objects: likewise.
+      max_bytes: likewise.
+      max_seconds: likewise.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -96,7 +100,15 @@ def of_file(
     Traceback (most recent call last):
     FileNotFoundError: there is no file model.keras...
     """
-    return of_keras(open_keras(path, trust=trust, custom_objects=custom_objects))
+    return of_keras(
+        open_keras(
+            path,
+            trust=trust,
+            custom_objects=custom_objects,
+            max_bytes=max_bytes,
+            max_seconds=max_seconds,
+        )
+    )
 
 
 def of_flax(

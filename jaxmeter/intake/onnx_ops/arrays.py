@@ -12,7 +12,6 @@ from jaxmeter.intake.onnx_ops.values import (
     backend,
     cast,
     ints,
-    is_known,
     known,
     numpy_dtype,
     optional_ints,
@@ -92,6 +91,7 @@ def split(
     length = x.shape[axis]
     if parts is None:
         each = -(-length // (num_outputs or n_outputs))
+        affordable([-(-length // max(1, each))], copies=16)
         parts = [min(each, length - i) for i in range(0, length, each)]
     return tuple(backend(x).split(x, np.cumsum(parts)[:-1], axis=axis))
 
@@ -151,8 +151,7 @@ def pad(
     ]
     grown = [(max(a, 0), max(b, 0)) for a, b in widths]
     xp = backend(x, constant)
-    if is_known(x):
-        affordable([n + a + b for n, (a, b) in zip(x.shape, grown, strict=True)])
+    affordable([n + a + b for n, (a, b) in zip(x.shape, grown, strict=True)], x.dtype)
     if mode == "constant":
         fill = value if constant is None else cast(constant, x.dtype).reshape(())
         return xp.pad(x, grown, constant_values=fill)
@@ -176,9 +175,7 @@ def center_crop_pad(x: Any, to: Any, *, axes: list[int] | None = None) -> Any:
 def expand(x: Any, to: Any) -> Any:
     """Expand: broadcasting both ways."""
     wanted = np.broadcast_shapes(x.shape, tuple(ints(to, "shape")))
-    if is_known(x):
-        affordable(wanted)
-    return backend(x).broadcast_to(x, wanted)
+    return backend(x).broadcast_to(x, affordable(wanted, x.dtype))
 
 
 def tile(x: Any, repeats: Any, axis: Any = None) -> Any:
@@ -187,8 +184,7 @@ def tile(x: Any, repeats: Any, axis: Any = None) -> Any:
     if axis is not None:
         (along,) = positive_axes(ints(axis, "axis"), x.ndim)
         times = [times[0] if i == along else 1 for i in range(x.ndim)]
-    if is_known(x):
-        affordable([n * k for n, k in zip(x.shape, times, strict=True)])
+    affordable([n * k for n, k in zip(x.shape, times, strict=True)], x.dtype)
     return backend(x).tile(x, times)
 
 
@@ -209,7 +205,8 @@ def reverse_sequence(x: Any, lengths: Any, *, batch_axis: int = 1, time_axis: in
 def constant_of_shape(to: Any, *, value: np.ndarray | None = None) -> np.ndarray:
     """ConstantOfShape."""
     value = np.zeros(1, np.float32) if value is None else value
-    return np.full(affordable(ints(to, "shape")), value.reshape(()), value.dtype)
+    shape = affordable(ints(to, "shape"), value.dtype)
+    return np.full(shape, value.reshape(()), value.dtype)
 
 
 def arange(start: Any, limit: Any, delta: Any, *, stash_type: int = 1) -> np.ndarray:
@@ -227,14 +224,14 @@ def arange(start: Any, limit: Any, delta: Any, *, stash_type: int = 1) -> np.nda
 
 def eye_like(x: Any, *, dtype: int | None = None, k: int = 0) -> np.ndarray:
     """EyeLike."""
-    rows, columns = x.shape
+    rows, columns = affordable(x.shape)
     return np.eye(rows, columns, k, x.dtype if dtype is None else numpy_dtype(dtype))
 
 
 def one_hot(indices: Any, depth: Any, values: Any, *, axis: int = -1) -> Any:
     """OneHot; indices out of range have no hot entry, negative ones count from the end."""
     count = int(known(depth, "depth").reshape(-1)[0])
-    affordable([count])
+    affordable([indices.size, count])
     xp = backend(indices, values)
     places = indices if jnp.issubdtype(indices.dtype, jnp.integer) else cast(indices, np.int64)
     places = xp.expand_dims(places, axis)
@@ -246,6 +243,7 @@ def one_hot(indices: Any, depth: Any, values: Any, *, axis: int = -1) -> Any:
 def trilu(x: Any, k: Any = None, *, upper: int = 1) -> Any:
     """Trilu: the upper or lower triangle, from the k-th diagonal on."""
     diagonal = 0 if k is None else int(known(k, "diagonal").reshape(()))
+    affordable(x.shape[-2:], copies=2)
     rows, columns = np.arange(x.shape[-2])[:, None], np.arange(x.shape[-1])[None, :]
     kept = columns - rows >= diagonal if upper else columns - rows <= diagonal
     xp = backend(x)

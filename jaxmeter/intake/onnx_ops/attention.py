@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmeter.intake.onnx_ops.values import Table, jax_dtype, numpy_dtype
+from jaxmeter.intake.onnx_ops.values import Table, affordable, jax_dtype, numpy_dtype
 
 
 def attention(
@@ -75,7 +75,7 @@ def _bias(
     right: int,
 ) -> Any:
     """What is added to the scores: the mask's own numbers, -inf where a key may not be seen."""
-    queries, keys = shape[2:]
+    queries, keys = affordable(shape[2:], copies=2)
     bias = jnp.zeros((queries, keys), dtype)
     allowed = jnp.ones((1, 1, queries, keys), bool)
     ahead = past + np.arange(queries)[:, None] - np.arange(keys)  # how far a key lies behind

@@ -8,6 +8,7 @@ number of steps.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ from jaxmeter.intake.onnx_ops.steps import (
     repeated,
     step_of,
 )
-from jaxmeter.intake.onnx_ops.values import Table, backend, is_known, jax_dtype, known
+from jaxmeter.intake.onnx_ops.values import Table, affordable, backend, is_known, jax_dtype, known
 
 _LONGEST = 1_000_000  # steps of any loop
 _LONGEST_MASKED = 65_536  # steps of a loop that the data may leave early
@@ -34,16 +35,24 @@ def if_(condition: Any, *, then_branch: Any, else_branch: Any) -> Any:
     """If: one branch where the condition is known, else `lax.cond`."""
     if is_known(condition):
         return (then_branch if _truth(condition) else else_branch)()
-    branches = [lambda b=b: jax.tree.map(as_jax, b()) for b in (then_branch, else_branch)]
-    shapes = [
-        jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", jax.eval_shape(branch))
-        for branch in branches
-    ]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"its condition depends on the data, and its branches give {shapes[0]} and {shapes[1]}."
-        )
-    return lax.cond(_truth(condition), *branches)
+    shapes: dict[int, Any] = {}
+
+    def branch(i: int, body: Any) -> Any:
+        out = jax.tree.map(as_jax, body())
+        shapes[i] = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", out)
+        return out
+
+    # Each branch is traced once: an `If` in an `If` in an `If` would multiply what is more.
+    branches = [partial(branch, 0, then_branch), partial(branch, 1, else_branch)]
+    try:
+        return lax.cond(_truth(condition), *branches)
+    except TypeError:
+        if len(shapes) == 2 and shapes[0] != shapes[1]:
+            raise ValueError(
+                "its condition depends on the data, and its branches give "
+                f"{shapes[0]} and {shapes[1]}."
+            ) from None
+        raise
 
 
 def loop(
@@ -218,6 +227,8 @@ def _told(
     columns = list(zip(*rows, strict=True))
     if any(len({np.shape(value) for value in column}) > 1 for column in columns):
         return step, start, slices, {}
+    for column in columns:
+        affordable((count, *np.shape(column[0])))
     stacked = [np.stack(column) for column in columns]
     slices.update(zip(counters, stacked, strict=False))
     for (output, (data, _)), places in zip(reads.items(), stacked[len(counters) :], strict=True):
@@ -239,6 +250,7 @@ def _rows(x: Any, places: np.ndarray) -> Any:
     places = np.where(places < 0, places + size, places)
     if np.array_equal(places, np.arange(len(places))):
         return x[: len(places)]
+    affordable((len(places), *x.shape[1:]), x.dtype)
     return backend(x).take(x, places, axis=0)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmeter.intake.onnx_ops.values import Table, ints
+from jaxmeter.intake.onnx_ops.values import Table, affordable, ints
 from jaxmeter.intake.onnx_ops.windows import channels_first, channels_last, windows
 
 _SPATIAL = "DHW"  # names for at most three spatial axes
@@ -138,6 +138,7 @@ def deform_conv(
     n, channels, height, width = x.shape
     kernel, (rows, columns) = w.shape[2:], offset.shape[2:]
     taps = kernel[0] * kernel[1]
+    affordable((*kernel, rows, columns), copies=4)
     offset = jnp.reshape(offset, (n, offset_group, taps, 2, rows, columns))
     regular = [
         np.arange(k)[:, None] * d + np.arange(count)[None] * s - low
@@ -187,6 +188,7 @@ def col2im(
     """Col2Im: the sum of blocks, each at its place in the image."""
     image, block = ints(image_shape, "image_shape"), ints(block_shape, "block_shape")
     at = windows(image, block, pads=pads, strides=strides, dilations=dilations)
+    affordable((*block, *at.counts), copies=3)
     padded = [m + low + high for m, (low, high) in zip(image, at.padding, strict=True)]
     places: Any = np.zeros((), int)
     for k, d, count, s, size in zip(

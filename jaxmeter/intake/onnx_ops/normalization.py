@@ -8,7 +8,14 @@ import numpy as np
 from jax import lax
 
 from jaxmeter.intake.onnx_ops.pooling import power, root
-from jaxmeter.intake.onnx_ops.values import Table, is_known, jax_dtype, known, numpy_dtype
+from jaxmeter.intake.onnx_ops.values import (
+    Table,
+    affordable,
+    is_known,
+    jax_dtype,
+    known,
+    numpy_dtype,
+)
 
 
 def batch_normalization(
@@ -153,7 +160,8 @@ def dropout(
         raise ValueError("it is in training mode, and so random.")
     if n_outputs == 1:
         return x
-    return x, np.ones(x.shape, bool if opset >= 10 else x.dtype)
+    dtype = bool if opset >= 10 else x.dtype
+    return x, np.ones(affordable(x.shape, dtype), dtype)
 
 
 def _standard(x: Any, axes: Sequence[int], epsilon: float) -> tuple[Any, Any, Any]:

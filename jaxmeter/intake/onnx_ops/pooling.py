@@ -8,8 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmeter.intake.onnx_ops.values import Table, ints, is_known, jax_dtype
+from jaxmeter.intake.onnx_ops.values import Table, affordable, ints, is_known, jax_dtype
 from jaxmeter.intake.onnx_ops.windows import Windows, channels_first, channels_last, windows
+from jaxmeter.intake.safety import budget
+
+_REGION = 20 * budget.STEP  # of a region with samples of its own number, traced by itself
 
 
 def max_pool(
@@ -53,6 +56,7 @@ def _max_and_place(x: Any, at: Windows, order: Any) -> tuple[Any, Any]:
 def _taps(sizes: Sequence[int], at: Windows) -> tuple[np.ndarray, np.ndarray]:
     """For each window, the flat places its taps read, and whether they are inside: `[w, taps]`."""
     n = len(sizes)
+    affordable((*at.counts, *at.kernel), copies=5)
     places, inside = np.zeros((), int), np.ones((), bool)
     for i, size in enumerate(sizes):
         begins = np.arange(at.counts[i])[:, None] * at.strides[i] - at.padding[i][0]
@@ -71,6 +75,7 @@ def average_pool(
     at = windows(x.shape[2:], kernel_shape, **attributes)
     total = _pooled(x, at, np.zeros((), x.dtype)[()], lax.add)
     counts = np.ones(())
+    affordable(at.counts, copies=2)
     for i, size in enumerate(x.shape[2:]):
         low, high = at.padding[i]
         begins = np.arange(at.counts[i])[:, None] * at.strides[i] - low
@@ -173,10 +178,12 @@ def roi_align(
     half = (coordinate_transformation_mode or default) == "half_pixel"
     shape = (output_height, output_width)
     dtype = x.dtype
+    budget.work(len(rois) * _REGION * (sampling_ratio <= 0), "each of its regions by itself")
 
     def one(roi: Any, image: Any, samples: tuple[int, int]) -> Any:
         roi = roi * np.asarray(spatial_scale, dtype) - np.asarray(0.5 * half, dtype)
         weights = []
+        affordable([n * each for n, each in zip(shape, samples, strict=True)], copies=8)
         for axis, low, high in ((0, roi[1], roi[3]), (1, roi[0], roi[2])):
             size = high - low if half else jnp.maximum(high - low, 1)
             steps = np.arange(shape[axis] * samples[axis]) + 0.5

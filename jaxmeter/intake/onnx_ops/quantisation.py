@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxmeter.intake.onnx_ops.casting import to_dtype
-from jaxmeter.intake.onnx_ops.values import Table, backend, cast, numpy_dtype
+from jaxmeter.intake.onnx_ops.values import Table, affordable, backend, cast, numpy_dtype
 
 _UINT8 = np.dtype(np.uint8)
 
@@ -17,6 +17,7 @@ def _spread(value: Any, x: Any, axis: int, block_size: int) -> Any:
     if value.size == 1:
         return value.reshape(())
     if block_size:
+        affordable((*value.shape, block_size), value.dtype)
         repeated = backend(value).repeat(value, block_size, axis=axis)
         return repeated[(slice(None),) * (axis % x.ndim) + (slice(x.shape[axis]),)]
     return value.reshape([-1 if i == axis % x.ndim else 1 for i in range(x.ndim)])

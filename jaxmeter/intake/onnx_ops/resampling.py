@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmeter.intake.onnx_ops.values import Table, ints, known, positive_axes
+from jaxmeter.intake.onnx_ops.values import Table, affordable, ints, known, positive_axes
 
 
 def resize(
@@ -38,6 +38,7 @@ def resize(
         size, count, factor = x.shape[axis], counts[i], factors[i]
         part = (region[i], region[len(chosen) + i]) if region.size else (0.0, 1.0)
         cropped = coordinate_transformation_mode == "tf_crop_and_resize"
+        affordable((count,), copies=8)
         if size == count and factor == 1 and not (cropped and part != (0.0, 1.0)):
             continue
         at = _positions(coordinate_transformation_mode, size, count, factor, part)
@@ -152,6 +153,7 @@ def _taps(at: np.ndarray, mode: str, a: float, shrunk: float) -> tuple[np.ndarra
     reach = {"linear": 1, "cubic": 2}[mode]
     base = np.ceil(at) - 1  # strictly left of the position
     half = reach if shrunk == 1 else -int(np.floor(-reach / shrunk))
+    affordable((len(at), 2 * half), copies=6)
     places = base[:, None] + np.arange(1 - half, half + 1)
     distance = np.abs(places - at[:, None]) * shrunk
     weights = np.clip(1 - distance, 0, None) if mode == "linear" else _cubic(distance, a, np)
@@ -170,7 +172,7 @@ def _matrix(places: np.ndarray, weights: np.ndarray, size: int, exclude_outside:
     if exclude_outside:
         weights = np.where((places >= 0) & (places < size), weights, 0)
         weights = weights / weights.sum(axis=1, keepdims=True)
-    matrix = np.zeros((len(places), size))
+    matrix = np.zeros(affordable((len(places), size)))
     rows = np.arange(len(places))[:, None]
     np.add.at(matrix, (rows, places.clip(0, size - 1)), weights)
     return matrix
@@ -192,7 +194,7 @@ def _weighted(x: Any, axis: int, matrix: np.ndarray) -> Any:
 
 def affine_grid(theta: Any, size: Any, *, align_corners: int = 0) -> Any:
     """AffineGrid: where an affine map sends each pixel, in coordinates from -1 to 1."""
-    spatial = ints(size, "size")[2:]
+    spatial = affordable(ints(size, "size")[2:], copies=8)
     lines = []
     for length in spatial:
         line = np.arange(length) / max(length - 1, 1) if align_corners else None

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmeter.intake.onnx_ops.values import Table, backend, ints, known, positive_axes
+from jaxmeter.intake.onnx_ops.values import Table, affordable, backend, ints, known, positive_axes
 
 
 def construct(*values: Any) -> list[Any]:
@@ -45,10 +45,11 @@ def split(x: Any, split: Any = None, *, axis: int = 0, keepdims: int = 1) -> lis
     """SplitToSequence: into parts of one size, of given sizes, or single ones."""
     (axis,) = positive_axes([axis], x.ndim)
     size = x.shape[axis]
+    part = 1 if split is None else ints(split, "split")[0]
+    affordable([-(-size // max(1, part))], copies=32)  # what Python takes for each part
     if split is None:
         sizes = [1] * size
     elif np.ndim(split) == 0:
-        (part,) = ints(split, "split")
         sizes = [part] * (size // part) + [size % part] * bool(size % part)
     else:
         sizes = ints(split, "split")
@@ -62,6 +63,7 @@ def split(x: Any, split: Any = None, *, axis: int = 0, keepdims: int = 1) -> lis
 
 def concat(sequence: Sequence[Any], *, axis: int, new_axis: int = 0) -> Any:
     """ConcatFromSequence: along an axis, or stacked along a new one."""
+    affordable([sum(np.size(value) for value in sequence)], copies=len(sequence) > 0)
     xp = backend(*sequence)
     return (xp.stack if new_axis else xp.concatenate)(list(sequence), axis=axis)
 

@@ -5,7 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmeter.intake.onnx_ops.values import Table, ints, known, numpy_dtype
+from jaxmeter.intake.onnx_ops.values import Table, affordable, ints, known, numpy_dtype
+from jaxmeter.intake.safety import budget
 
 
 def dft(
@@ -41,7 +42,9 @@ def stft(x: Any, step: Any, window: Any = None, length: Any = None, *, onesided:
         (size,) = ints(length, "frame_length")
     else:
         size = x.shape[1] if window is None else window.shape[0]
-    begins = np.arange(1 + (x.shape[1] - size) // step) * step
+    count = 1 + (x.shape[1] - size) // step
+    affordable((count, size), copies=2)
+    begins = np.arange(count) * step
     frames = _complex(x)[:, begins[:, None] + np.arange(size)]
     frames = frames if window is None else frames * jnp.asarray(window)
     return _pairs(_transformed(frames, size, frames.ndim - 1, onesided), x.dtype)
@@ -83,7 +86,7 @@ def blackman_window(size: Any, *, output_datatype: int = 1, periodic: int = 1) -
 
 
 def _cosines(size: Any, weights: tuple[float, ...], datatype: int, periodic: int) -> np.ndarray:
-    (n,) = ints(size, "size")
+    (n,) = affordable(ints(size, "size"), copies=6)
     angle = 2 * np.pi * np.arange(n) / (n if periodic else max(n - 1, 1))
     terms = (weight * np.cos(i * angle) for i, weight in enumerate(weights))
     return sum(terms, np.zeros(n)).astype(numpy_dtype(datatype))
@@ -94,6 +97,8 @@ def mel_weight_matrix(
 ) -> np.ndarray:
     """MelWeightMatrix: triangles over the frequencies of a transform, one a mel bin."""
     (count,), (size,) = ints(bins, "num_mel_bins"), ints(length, "dft_length")
+    affordable((count, size // 2 + 1), copies=2)
+    budget.work(count * budget.STEP / 10, "each of its bins")
     (rate,) = ints(rate, "sample_rate")
     low, high = (
         2595 * np.log10(1 + float(known(edge, "edge").reshape(())) / 700)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmeter.intake.onnx_ops.values import backend, is_known, jax_dtype
+from jaxmeter.intake.onnx_ops.values import affordable, backend, is_known, jax_dtype
+from jaxmeter.intake.safety import budget
 from jaxmeter.shapes import TooExpensive
 
 LONGEST_UNROLLED = 1024  # steps written out one by one
@@ -61,12 +62,9 @@ def step_of(
     """
     graph, n = body.graph, len(initial)
 
-    def origin(name: str) -> str:
-        node = graph.producer(name)
-        return origin(node.inputs[0]) if node is not None and node.op == "Identity" else name
-
-    moving = [i for i in range(n) if origin(outputs[i]) != names[i]]
-    fixed = {names[i]: initial[i] for i in range(n) if i not in moving}
+    origins = graph.origins
+    moving = [i for i in range(n) if origins.get(outputs[i], outputs[i]) != names[i]]
+    fixed = {names[i]: initial[i] for i in sorted({*range(n)} - {*moving})}
     step = Step(
         body,
         {**feeds, **fixed},
@@ -136,12 +134,19 @@ def _unrolled(
     step: Step, start: Sequence[Any], slices: Mapping[str, Any], count: int
 ) -> tuple[Sequence[Any], Sequence[Any]]:
     """The steps one by one: what is known before the data stays known, and shapes may change."""
+    if is_known(list(start)) and is_known(*slices.values()):
+        # What is computed here and now can be told beforehand.
+        each = len(step.body.graph.needed((*step.carried_out, *step.collected)))
+        budget.work(count * each * budget.STEP / 10, f"its {count:,} steps")
     carried, rows = start, []
     for i in range(count):
         feeds = {k: np.asarray(x[i]) if is_known(x) else x[i] for k, x in slices.items()}
         carried, collected = step(carried, feeds)
         rows.append(collected)
-    return carried, [backend(*values).stack(values) for values in zip(*rows, strict=True)]
+    columns = list(zip(*rows, strict=True))
+    for column in columns:
+        affordable((len(column), *np.shape(column[0])), column[0].dtype)
+    return carried, [backend(*values).stack(values) for values in columns]
 
 
 def cast_like(values: Sequence[Any], like: Sequence[Any]) -> list[Any]:

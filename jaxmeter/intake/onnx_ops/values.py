@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 
-from jaxmeter.shapes import TooExpensive
-
-LARGEST = 2**28  # elements of an array that is not there before a graph says how large it is
+from jaxmeter.intake.safety import budget
 
 Table = dict[str, Callable[..., Any]]
 
@@ -21,11 +19,15 @@ def is_known(*values: Any) -> bool:
     return not any(isinstance(v, jax.Array) for v in jax.tree.leaves(values))
 
 
-def affordable(shape: Iterable[int]) -> tuple[int, ...]:
-    """A shape, if an array of it is no larger than a model could need."""
+def affordable(shape: Iterable[int], dtype: Any = np.float64, copies: int = 1) -> tuple[int, ...]:
+    """A shape, if there is room for an array of it, or for several; to be asked before it is made.
+
+    Raises:
+      TooExpensive: if there is none.
+    """
     shape = tuple(int(d) for d in shape)
-    if math.prod(shape) > LARGEST:
-        raise TooExpensive(f"an array of shape {shape} is larger than any model needs.")
+    nbytes = copies * math.prod(max(d, 0) for d in shape) * np.dtype(dtype).itemsize
+    budget.room(nbytes, f"an array of shape {shape}")
     return shape
 
 

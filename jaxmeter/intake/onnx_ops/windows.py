@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jaxmeter.intake.onnx_ops.values import affordable
+
 
 class Windows(NamedTuple):
     """Windows over the spatial axes of an `[N, C, *spatial]` array, one entry an axis."""
@@ -49,6 +51,7 @@ def windows(
             count -= 1  # the last window has to begin before the padding at the end
         padding.append((low, high))
         needed.append((low, high + max(0, (count - 1) * stride - room)))
+        affordable((count, kernel[i]), copies=3)  # places that pools without a gradient list
         counts.append(count)
     return Windows(tuple(kernel), strides, dilations, tuple(padding), tuple(needed), tuple(counts))
 
