@@ -229,16 +229,6 @@ ARROWS = {
     },
     "experiment.choosing": {"experiment.canonical", "experiment.configs", "findings"},
     "demo": {"intake.surroundings"},
-    "cli": {
-        "",
-        "data",
-        "demo",
-        "inspection",
-        "inspection_tables",
-        "metrics",
-        "privacy_meter_text",
-        "report",
-    },
     "intake.tf_export": set(),
     "intake.tf_models": {
         "intake.keras_model",
@@ -591,6 +581,16 @@ ARROWS = {
         "shadow",
         "signals",
         "target",
+    },
+    "cli": {
+        "",
+        "data",
+        "demo",
+        "inspection",
+        "inspection_tables",
+        "metrics",
+        "privacy_meter_text",
+        "report",
     },
 }
 
