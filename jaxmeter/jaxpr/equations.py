@@ -11,14 +11,12 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
-# Calls that are differentiated as their body is. No release has the last two both: one replaced
-# the other.
+# Calls that are differentiated as their body is; JAX 0.12 has no `closed_call` any more.
 CALLS = frozenset({"jit", "remat2", "closed_call", "eval_jaxpr"})
 LOOPS = frozenset({"scan", "while"})
 
 # Some releases have one type for both.
 _PROGRAM = (core.Jaxpr, core.ClosedJaxpr)
-_UNNAMED = jax.make_jaxpr(lambda: ())().jaxpr.debug_info.with_unknown_names()
 
 
 class Body(NamedTuple):
@@ -31,6 +29,9 @@ class Body(NamedTuple):
 def body_of(program: Any) -> Body:
     """A program as `jax.make_jaxpr` or an equation has it, with constants or without."""
     return Body(getattr(program, "jaxpr", program), getattr(program, "consts", ()))
+
+
+_UNNAMED = body_of(jax.make_jaxpr(lambda: ())()).jaxpr.debug_info.with_unknown_names()
 
 
 def as_function(body: Body) -> Callable[..., list[Any]]:
