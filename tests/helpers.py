@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxmeter as jm
 from jaxmeter.gradients import cross_entropy
@@ -76,3 +77,11 @@ def assert_close(
 def equations(fun, *args):
     """Equations of a traced function, of its inner programs too."""
     return list(equations_in(body_of(jax.make_jaxpr(fun)(*args)).jaxpr))
+
+
+def skip_where_xla_lacks(dtype: str) -> None:
+    """Skips where XLA cannot compile a type: float16, for processors that do not convert it."""
+    try:
+        jax.jit(lambda x: (x + x).astype("float32"))(jnp.ones(2, dtype)).block_until_ready()
+    except jax.errors.JaxRuntimeError as error:
+        pytest.skip(f"XLA has no {dtype} on this processor: {error}")

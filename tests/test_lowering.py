@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from jax import lax
 
 import jaxmeter as jm
-from helpers import assert_close, equations, reference_gradients
+from helpers import assert_close, equations, reference_gradients, skip_where_xla_lacks
 from jaxmeter.convolutions import Case, form_of
 from jaxmeter.jaxpr.equations import convolution_of
 from jaxmeter.lowering import lowered
@@ -253,6 +253,7 @@ def test_transposed_convolutions_multiply_no_zeros():
 )
 @pytest.mark.parametrize("case", ["pointwise", "image smaller than its kernel", "depthwise"])
 def test_low_precision_and_preferred_types(case, dtype, preferred, rtol):
+    skip_where_xla_lacks(dtype)
     _, x, w = square(*CASES[case])
     x, w = x.astype(dtype), w.astype(dtype)
     _, _, _, _, stride, padding, groups, _ = CASES[case]
