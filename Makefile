@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench study sweep clean
+.PHONY: demo test test-newest lint bench study sweep clean
 
 # Each stamp stands for "installed with these extras"; a changed pyproject.toml installs again.
 $(VENV)/.installed: pyproject.toml
@@ -24,6 +24,26 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --quiet --durations=15 -n 2 --dist loadfile
+
+# The tests of what reads the inner workings of JAX and Keras, on the newest Python that is installed
+# with what pip resolves there. Another Python gets another stamp, so a new environment.
+CORE := target equations gradients factors signals shadow intake onnx_control lowering chunks
+ifneq ($(filter test-newest,$(MAKECMDGOALS)),)
+NEWEST := $(shell $(PYTHON) .ci/newest_python)
+endif
+
+.venv-newest/.installed-%: pyproject.toml
+	$(NEWEST) -m venv --clear .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+ifdef NEWEST
+test-newest: .venv-newest/.installed-$(notdir $(NEWEST))
+	.venv-newest/bin/python -m pytest --quiet --durations=15 -n 2 --dist worksteal $(CORE:%=tests/test_%.py)
+else
+test-newest:
+	@echo "make test-newest: none of the Pythons that pyproject.toml names is installed and newer than that of $(PYTHON); nothing to test"
+endif
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff format --check
@@ -60,4 +80,4 @@ study: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m study -s
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache jaxmeter-demo
+	rm -rf $(VENV) .venv-newest .pytest_cache .mypy_cache .ruff_cache jaxmeter-demo

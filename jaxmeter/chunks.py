@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.extend import core
 
+from jaxmeter.jaxpr.equations import Body, as_function, body_of
 from jaxmeter.memory import peak, tree_bytes
 
 # Measured by benchmarks/gradients.py on two CPU cores with 1 MiB of second-level cache each.
@@ -32,13 +32,13 @@ def by_chunks(fun: Callable[..., Any], *args: Array) -> Any:
     n = len(args[0])
     if jax.default_backend() != "cpu" or n <= _LEAST:
         return jax.vmap(fun)(*args)
-    closed, shape = _traced(fun, args)
-    work = peak(closed.jaxpr, closed.jaxpr.invars, results=False)
-    chunk = n if tree_bytes(shape) > work else _chunk(n, work, tree_bytes(closed.consts))
+    body, shape = _traced(fun, args)
+    work = peak(body.jaxpr, body.jaxpr.invars, results=False)
+    chunk = n if tree_bytes(shape) > work else _chunk(n, work, tree_bytes(body.consts))
     tree = jax.tree.structure(shape)
 
     def run(*args: Array) -> Any:  # traced once
-        return jax.tree.unflatten(tree, core.jaxpr_as_fun(closed)(*args))
+        return jax.tree.unflatten(tree, as_function(body)(*args))
 
     if chunk == n:
         return jax.vmap(run)(*args)
@@ -75,10 +75,10 @@ def gradient_by_chunks(
     gradient = jax.grad(summed)
     if jax.default_backend() != "cpu" or n <= _LEAST:
         return gradient(params, None, *args)
-    closed, shape = _traced(lambda *row: gradient(params, None, *(a[None] for a in row)), args)
-    work = peak(closed.jaxpr, closed.jaxpr.invars, results=False)
+    body, shape = _traced(lambda *row: gradient(params, None, *(a[None] for a in row)), args)
+    work = peak(body.jaxpr, body.jaxpr.invars, results=False)
     light = n * work < 4 * CACHE or tree_bytes(shape) > CACHE // 4
-    chunk = n if light else _chunk(n, work, tree_bytes(closed.consts))
+    chunk = n if light else _chunk(n, work, tree_bytes(body.consts))
     if chunk == n:
         return gradient(params, None, *args)
 
@@ -95,9 +95,10 @@ def gradient_by_chunks(
     return lax.scan(step, zeros, _windows(n, chunk))[0]
 
 
-def _traced(fun: Callable[..., Any], args: tuple[Array, ...]) -> Any:
+def _traced(fun: Callable[..., Any], args: tuple[Array, ...]) -> tuple[Body, Any]:
     rows = [jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in args]
-    return jax.make_jaxpr(fun, return_shape=True)(*rows)
+    closed, shape = jax.make_jaxpr(fun, return_shape=True)(*rows)
+    return body_of(closed), shape
 
 
 def _chunk(n: int, work: int, shared: int = 0) -> int:

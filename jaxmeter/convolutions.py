@@ -8,14 +8,14 @@ import itertools
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxmeter.equations import bind
+from jaxmeter.jaxpr.equations import Convolution, bind, convolution_of
 
 # Measured on two CPU cores with jax 0.10.2 by benchmarks/lowering.py.
 _FEW_ROWS = 32  # kernels with no more rows (offsets x channels) than this: XLA packs them slowly
@@ -86,6 +86,11 @@ class _Geometry(NamedTuple):
     preferred: Any
     dtype: Any
 
+    @classmethod
+    def of(cls, conv: Convolution, case: Case, dtype: Any) -> Self:
+        precision, preferred = conv.precision, conv.preferred_element_type
+        return cls(case, conv.padding, conv.rhs_dilation, precision, preferred, dtype)
+
     @property
     def accumulator(self) -> Any:
         return jnp.promote_types(self.preferred or self.dtype, jnp.float32)
@@ -93,21 +98,23 @@ class _Geometry(NamedTuple):
 
 def _case(eqn: Any) -> Case | None:
     """An equation's case, if it is one that has other forms."""
-    p, (lhs, rhs), out = eqn.params, (v.aval for v in eqn.invars), eqn.outvars[0].aval
-    odd = p["batch_group_count"] != 1 or p.get("out_sharding") is not None
-    if odd or not all(jnp.issubdtype(a.dtype, jnp.floating) for a in (lhs, rhs)):
+    (lhs, rhs), out = (v.aval for v in eqn.invars), eqn.outvars[0].aval
+    if not all(jnp.issubdtype(a.dtype, jnp.floating) for a in (lhs, rhs)):
         return None
-    lhs_spec, rhs_spec, out_spec = p["dimension_numbers"]
+    conv = convolution_of(eqn)
+    if not conv.is_plain:
+        return None
+    lhs_spec, rhs_spec, out_spec = conv[:3]
     return Case(
         records=lhs.shape[lhs_spec[0]],
         size=tuple(lhs.shape[d] for d in lhs_spec[2:]),
         positions=tuple(out.shape[d] for d in out_spec[2:]),
         kernel=tuple(rhs.shape[d] for d in rhs_spec[2:]),
-        strides=tuple(p["window_strides"]),
-        lhs_dilation=tuple(p["lhs_dilation"]),
+        strides=conv.window_strides,
+        lhs_dilation=conv.lhs_dilation,
         channels=lhs.shape[lhs_spec[1]],
         features=rhs.shape[rhs_spec[0]],
-        groups=p["feature_group_count"],
+        groups=conv.groups,
     )
 
 
@@ -127,16 +134,9 @@ def convolution(eqn: Any, looped: bool) -> Callable[[Array, Array], Array]:
     case, form = _case(eqn), chosen_form(eqn, looped)
     if case is None or form == "native":
         return native
-    p, out = eqn.params, eqn.outvars[0].aval
-    lhs_spec, rhs_spec, out_spec = p["dimension_numbers"]
-    geometry = _Geometry(
-        case,
-        tuple(p["padding"]),
-        tuple(p["rhs_dilation"]),
-        p["precision"],
-        p["preferred_element_type"],
-        out.dtype,
-    )
+    conv, out = convolution_of(eqn), eqn.outvars[0].aval
+    lhs_spec, rhs_spec, out_spec = conv[:3]
+    geometry = _Geometry.of(conv, case, out.dtype)
 
     def by(compute: Callable[[_Geometry, Array, Array], Array]) -> Callable[[Array, Array], Array]:
         def run(lhs: Array, rhs: Array) -> Array:
@@ -151,7 +151,7 @@ def convolution(eqn: Any, looped: bool) -> Callable[[Array, Array], Array]:
     if form == "products":
         return _with_rules(by(_products), by(_products))
     if form == "canonical":
-        return _in_canonical_layout(geometry, p["dimension_numbers"])
+        return _in_canonical_layout(geometry, conv)
     if form == "mixed":
         tall = math.prod(case.positions) >= case.features
         few = case.groups == 1 and math.prod(case.kernel) <= _FEW_OFFSETS
@@ -174,12 +174,9 @@ def patches_of(
         return None
     if 0 in (case.records, case.channels, case.features, *case.positions, *case.kernel):
         return None
-    p, out = eqn.params, eqn.outvars[0].aval
-    lhs_spec, rhs_spec, out_spec = p["dimension_numbers"]
-    padding, dilation = tuple(p["padding"]), tuple(p["rhs_dilation"])
-    geometry = _Geometry(
-        case, padding, dilation, p["precision"], p["preferred_element_type"], out.dtype
-    )
+    conv = convolution_of(eqn)
+    lhs_spec, rhs_spec, out_spec = conv[:3]
+    geometry = _Geometry.of(conv, case, eqn.outvars[0].aval.dtype)
 
     def rows(lhs: Array) -> Array:
         found = _rows(geometry, lax.transpose(lhs, (lhs_spec[0], *lhs_spec[2:], lhs_spec[1])))
@@ -226,9 +223,9 @@ def _with_rules(
     return function
 
 
-def _in_canonical_layout(g: _Geometry, numbers: Any) -> Callable[[Array, Array], Array]:
+def _in_canonical_layout(g: _Geometry, conv: Convolution) -> Callable[[Array, Array], Array]:
     """The convolution with every layout, its gradients' too, the one that XLA is fast in."""
-    lhs_spec, rhs_spec, out_spec = numbers
+    lhs_spec, rhs_spec, out_spec = conv[:3]
     last = len(g.case.kernel) + 1
     channels_last = (0, last, *range(1, last))
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from jaxmeter.jaxpr.equations import bodies, is_literal, variables
+
 
 def peak(jaxpr: Any, of: Iterable[Any] | None = None, results: bool = True) -> int:
     """The most bytes made by a traced program that are alive at once.
@@ -18,16 +20,16 @@ def peak(jaxpr: Any, of: Iterable[Any] | None = None, results: bool = True) -> i
       of: some of its arguments; only arrays that depend on them are counted. None for all arrays.
       results: whether its results are counted too.
     """
-    outs = {v for v in jaxpr.outvars if not hasattr(v, "val")}
+    outs = set(variables(jaxpr.outvars))
     needed, run = set(outs), []
     last_use: dict[Any, None] = {}
     for eqn in reversed(jaxpr.eqns):
         if not (eqn.effects or needed.intersection(eqn.outvars)):
             continue
-        variables = {v for v in eqn.invars if not hasattr(v, "val")}
-        dying = {v for v in variables if v not in last_use}  # a difference would look at all
+        read = set(variables(eqn.invars))
+        dying = {v for v in read if v not in last_use}  # a difference would look at all
         last_use |= dict.fromkeys(dying)
-        needed |= variables
+        needed |= read
         run.append((eqn, dying - outs))
     counted = None if of is None else set(of)
     made: set[Any] = set()
@@ -35,7 +37,7 @@ def peak(jaxpr: Any, of: Iterable[Any] | None = None, results: bool = True) -> i
     for eqn, dying in reversed(run):
         met = None
         if counted is not None:
-            met = [not hasattr(v, "val") and v in counted for v in eqn.invars]
+            met = [not is_literal(v) and v in counted for v in eqn.invars]
             if not any(met):
                 continue
             counted.update(eqn.outvars)
@@ -43,7 +45,7 @@ def peak(jaxpr: Any, of: Iterable[Any] | None = None, results: bool = True) -> i
         here = sum(nbytes(v.aval) for v in kept)
         alone = outs.issuperset(eqn.outvars)  # what the inner program gives is what this one gives
         inside = max(
-            (peak(inner, _met(inner, met), results or not alone) for inner in programs_in(eqn)),
+            (peak(b.jaxpr, _met(b.jaxpr, met), results or not alone) for b in bodies(eqn)),
             default=0,
         )
         most = max(most, alive + max(here, inside))
@@ -58,17 +60,6 @@ def _met(inner: Any, met: list[bool] | None) -> list[Any] | None:
     if met is None or len(met) != len(inner.invars):
         return None
     return [v for v, is_met in zip(inner.invars, met, strict=True) if is_met]
-
-
-def programs_in(eqn: Any) -> list[Any]:
-    """The programs inside an equation: of a call, a loop's body, the branches of a condition."""
-    values = [
-        value
-        for param in eqn.params.values()
-        for value in (param if isinstance(param, tuple | list) else (param,))
-    ]
-    inner = [getattr(value, "jaxpr", value) for value in values]
-    return [jaxpr for jaxpr in inner if hasattr(jaxpr, "eqns")]
 
 
 def tree_bytes(tree: Any) -> int:

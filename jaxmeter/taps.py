@@ -12,21 +12,27 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.extend import core
 
-from jaxmeter.equations import bind
+from jaxmeter.jaxpr.equations import (
+    Body,
+    Scan,
+    bind,
+    body_of,
+    called,
+    is_literal,
+    scan_of,
+    values_of,
+    variables,
+)
 from jaxmeter.lowering import lowered
 from jaxmeter.target import Outputs, Target
 from jaxmeter.uses import Derived, Use, adds, is_inexact
-
-# Calls whose body is walked when a chosen variable goes in; others are taken as one equation.
-_TRANSPARENT = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2"}
 
 
 class Program(NamedTuple):
     """A forward pass of one record, traced."""
 
-    closed: Any
+    body: Body
     tree: Any
 
 
@@ -38,7 +44,7 @@ def trace(target: Target, x: Array) -> Program:
 
     args = (target.params, target.state, x)
     closed, shape = jax.make_jaxpr(lowered(forward), return_shape=True)(*args)
-    return Program(closed, jax.tree.structure(shape))
+    return Program(body_of(closed), jax.tree.structure(shape))
 
 
 def run(
@@ -56,7 +62,7 @@ def run(
     is_leaf = lambda v: isinstance(v, Derived)  # noqa: E731
     args = jax.tree.leaves((params, target.state, x), is_leaf=is_leaf)
     walk = _Walk(taps)
-    outs = walk.jaxpr(program.closed.jaxpr, program.closed.consts, args)
+    outs = walk.body(program.body, args)
     return jax.tree.unflatten(program.tree, walk.copies(outs)), walk.uses, walk.tapped
 
 
@@ -78,39 +84,36 @@ class _Walk:
         self.uses: list[Use] = []
         self.tapped: list[Any] = []
 
-    def jaxpr(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
-        used = Counter(v for eqn in jaxpr.eqns for v in eqn.invars if isinstance(v, core.Var))
-        used.update(v for v in jaxpr.outvars if isinstance(v, core.Var))
+    def body(self, body: Body, args: Sequence[Any]) -> list[Any]:
+        jaxpr, consts = body
+        used = Counter(v for eqn in jaxpr.eqns for v in variables(eqn.invars))
+        used.update(variables(jaxpr.outvars))
         env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
 
-        def write(variables: Sequence[Any], values: Sequence[Any]) -> None:
-            for var, value in zip(variables, values, strict=True):
+        def write(names: Sequence[Any], values: Sequence[Any]) -> None:
+            for var, value in zip(names, values, strict=True):
                 env[var] = value if used[var] == 1 else self.flushed(value)
 
         write(jaxpr.invars, args)
         for eqn in jaxpr.eqns:
-            values = [v.val if isinstance(v, core.Literal) else env[v] for v in eqn.invars]
-            write(eqn.outvars, self.step(eqn, values))
-        return [v.val if isinstance(v, core.Literal) else env[v] for v in jaxpr.outvars]
+            write(eqn.outvars, self.step(eqn, values_of(eqn.invars, env)))
+        return values_of(jaxpr.outvars, env)
 
     def step(self, eqn: Any, values: list[Any]) -> list[Any]:
         derived = [v for v in values if isinstance(v, Derived)]
-        if eqn.primitive.name in _TRANSPARENT:
+        if (inner := called(eqn)) is not None:  # other calls are taken as one equation
             if not any(isinstance(v, Derived | _Pending) for v in values):
                 return bind(eqn, values)
-            inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-            if isinstance(inner, core.ClosedJaxpr):
-                return self.jaxpr(inner.jaxpr, inner.consts, values)
-            return self.jaxpr(inner, (), values)
+            return self.body(inner, values)
         if not adds(eqn):
             values = [self.flushed(v) for v in values]
         if not derived:
             (slots, plain) = _taken(values)
             outs = bind(eqn, plain)
             return [_Pending(outs[0], slots)] if slots else outs
-        if eqn.primitive.name == "scan":
-            return self.scan(eqn, values)
-        literals = sum(isinstance(v, core.Literal) for v in eqn.invars)
+        if (loop := scan_of(eqn)) is not None:
+            return self.scan(eqn, loop, values)
+        literals = sum(map(is_literal, eqn.invars))
         if len(values) - len(derived) == literals and len(eqn.outvars) == 1:
             return [Derived.by(eqn, values)]
         return self.tap(eqn, values)
@@ -149,14 +152,13 @@ class _Walk:
             return derived.value
         return self.flushed(self.tap(_identity_of(derived.value), [derived])[0])
 
-    def scan(self, eqn: Any, values: list[Any]) -> list[Any]:
+    def scan(self, eqn: Any, loop: Scan, values: list[Any]) -> list[Any]:
         """Variables that all steps share meet values in the body; its taps become slices."""
-        p = eqn.params
-        closed, n_consts, n_carry = p["jaxpr"], p["num_consts"], p["num_carry"]
+        n_consts, n_carry = loop.consts, loop.carry
         split = n_consts + n_carry
         # What starts a carry, or is gone through itself, is another value at each step.
         values = [*values[:n_consts], *self.copies(values[n_consts:])]
-        types = [v.aval for v in closed.jaxpr.invars]
+        types = [v.aval for v in loop.body.jaxpr.invars]
         if not any(isinstance(v, Derived) for v in values):
             return bind(eqn, values)
         carry = [
@@ -168,7 +170,7 @@ class _Walk:
         def body(carry: list[Any], slices: tuple[list[Any], list[Array] | None]) -> Any:
             xs, taps = slices
             walk = _Walk(taps)
-            outs = walk.jaxpr(closed.jaxpr, closed.consts, [*values[:n_consts], *carry, *xs])
+            outs = walk.body(loop.body, [*values[:n_consts], *carry, *xs])
             outs = walk.copies(outs)
             found[:] = walk.uses
             operands = [use.operands for use in walk.uses]
@@ -182,12 +184,12 @@ class _Walk:
             body,
             carry,
             (values[split:], taps),
-            length=p["length"],
-            reverse=p["reverse"],
-            unroll=p["unroll"],
+            length=loop.length,
+            reverse=loop.reverse,
+            unroll=loop.unroll,
         )
         base = len(self.tapped)
-        self.tapped += [jax.ShapeDtypeStruct((p["length"], *s.shape), s.dtype) for s in shapes]
+        self.tapped += [jax.ShapeDtypeStruct((loop.length, *s.shape), s.dtype) for s in shapes]
         for use, stacked in zip(found, operands, strict=True):
             indices = [base + i for i in use.taps]
             self.uses.append(use._replace(operands=stacked, taps=indices, stacks=use.stacks + 1))
@@ -201,7 +203,7 @@ def _taken(values: Sequence[Any]) -> tuple[list[tuple[list[int], int]], list[Any
 
 
 def _identity_of(value: Array) -> Any:
-    (eqn,) = jax.make_jaxpr(jax.lax.reduce_precision, static_argnums=(1, 2))(
-        value, jnp.finfo(value.dtype).nexp, jnp.finfo(value.dtype).nmant
-    ).jaxpr.eqns
+    kind = jnp.finfo(value.dtype)
+    closed = jax.make_jaxpr(lambda v: lax.reduce_precision(v, kind.nexp, kind.nmant))(value)
+    (eqn,) = body_of(closed).jaxpr.eqns
     return eqn

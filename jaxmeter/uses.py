@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxmeter.convolutions import patches_of
-from jaxmeter.equations import bind
 from jaxmeter.factors import (
     Outer,
     Products,
@@ -20,9 +19,17 @@ from jaxmeter.factors import (
     ghost_is_cheaper,
     swapped,
 )
+from jaxmeter.jaxpr.equations import (
+    bind,
+    convolution_of,
+    lookup_of,
+    permutation_of,
+    product_of,
+    wrapped_of,
+)
 
 # Of one operand, these only put its entries in another order, shape or type.
-_PERMUTING = {"convert_element_type", "copy", "copy_p", "reshape", "squeeze", "transpose", "rev"}
+_PERMUTING = {"convert_element_type", "copy", "reshape", "squeeze", "transpose", "rev"}
 
 
 class Derived(NamedTuple):
@@ -83,7 +90,7 @@ def _axes(eqn: Any, derived: Derived, value: Any) -> tuple[int | None, ...] | No
     if derived.axes is None or name == "rev":
         return None
     if name == "transpose":
-        return tuple(derived.axes[d] for d in eqn.params["permutation"])
+        return tuple(derived.axes[d] for d in permutation_of(eqn))
     if shape == old:
         return derived.axes
     if [d for d in shape if d != 1] != [d for d in old if d != 1]:
@@ -190,7 +197,7 @@ def _product(
     use: Use, position: int, derived: Derived, operands: list[Any], delta: Array, variable: Array
 ) -> Term | None:
     (operand,) = operands
-    contracting, batch = use.eqn.params["dimension_numbers"]
+    contracting, batch, precision = product_of(use.eqn)
     kernel, k_in, k_batch = derived.value, contracting[position], batch[position]
     o_in, o_batch = contracting[1 - position], batch[1 - position]
     k_out = [d for d in range(kernel.ndim) if d not in {*k_in, *k_batch}]
@@ -219,8 +226,6 @@ def _product(
         ]
         return value.transpose(order).reshape(sizes[0], -1, sizes[2])
 
-    precision = use.eqn.params["precision"]
-    precision = precision[0] if isinstance(precision, tuple) else precision
     direct = _orientation(derived, variable, k_in, k_out) if sizes[0] == 1 else None
     a, error = jax.eval_shape(rows, operand), jax.eval_shape(errors, delta)
     if direct is not None and a.shape[1] == 1:
@@ -260,12 +265,7 @@ def _convolution(
     use: Use, position: int, derived: Derived, operands: list[Any], delta: Array, variable: Array
 ) -> Term | None:
     """Where the norm is cheaper from patches; the gradient goes by the program's own way."""
-    eqn = use.eqn
-    if eqn.primitive.name == "custom_jvp_call":
-        inner = eqn.params["call_jaxpr"].jaxpr
-        if len(inner.eqns) != 1 or tuple(inner.eqns[0].invars) != tuple(inner.invars):
-            return None
-        (eqn,) = inner.eqns
+    eqn = wrapped_of(use.eqn) or use.eqn
     if eqn.primitive.name != "conv_general_dilated" or position != 1 or use.stacks:
         return None
     made = patches_of(eqn)
@@ -288,7 +288,7 @@ def _convolution(
         return back(jax.vjp(forward, kernel)[1](delta)[0])
 
     restore = lambda gradient: back(kernel_of(gradient))  # noqa: E731
-    precision = eqn.params["precision"]
+    precision = convolution_of(eqn).precision
     return Products(operand, delta, rows, errors, restore, variable.dtype, precision, whole)
 
 
@@ -299,19 +299,19 @@ def _lookup(
     use: Use, position: int, derived: Derived, operands: list[Any], delta: Array, variable: Array
 ) -> Term | None:
     """`table[index]`, as gather says it."""
-    p, table = use.eqn.params, derived.value
-    numbers, size = p["dimension_numbers"], table.shape[0] if table.ndim else 0
+    (numbers, slice_sizes, mode), table = lookup_of(use.eqn), derived.value
+    size = table.shape[0] if table.ndim else 0
     by_rows = (
         position == 0
         and tuple(numbers.collapsed_slice_dims) == tuple(numbers.start_index_map) == (0,)
         and not numbers.operand_batching_dims
-        and tuple(p["slice_sizes"]) == (1, *table.shape[1:])
+        and slice_sizes == (1, *table.shape[1:])
     )
     if not by_rows or size == 0:
         return None
     (index,) = operands
     index = jnp.asarray(index).reshape(-1)
-    if p["mode"] == lax.GatherScatterMode.CLIP:
+    if mode == lax.GatherScatterMode.CLIP:
         index = jnp.clip(index, 0, size - 1)
     else:
         index = jnp.where((index >= 0) & (index < size), index, size)

@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxmeter as jm
 from jaxmeter.gradients import cross_entropy
+from jaxmeter.jaxpr.equations import body_of, equations_in
 
 
 def linear_target(d: int = 5, classes: int = 3, seed: int = 0) -> jm.Target:
@@ -62,24 +64,24 @@ def reference_gradients(target: jm.Target, x, y) -> dict[str, jax.Array]:
     return every(target.params, jnp.asarray(x), jnp.asarray(y))
 
 
-def assert_close(found, expected, rtol: float = 1e-5, floor: float = 1e-30) -> None:
+def assert_close(
+    found, expected, rtol: float = 1e-5, floor: float = 1e-30, err_msg: str = ""
+) -> None:
     """Equal to `rtol` relative to the largest entry of `expected`, or to `floor` if larger."""
     found, expected = np.asarray(found), np.asarray(expected)
     assert found.shape == expected.shape
     scale = max(np.abs(expected).max(initial=0.0), floor)
-    np.testing.assert_allclose(found / scale, expected / scale, atol=rtol, rtol=0)
+    np.testing.assert_allclose(found / scale, expected / scale, atol=rtol, rtol=0, err_msg=err_msg)
 
 
 def equations(fun, *args):
     """Equations of a traced function, of its inner programs too."""
+    return list(equations_in(body_of(jax.make_jaxpr(fun)(*args)).jaxpr))
 
-    def walk(jaxpr):
-        for eqn in jaxpr.eqns:
-            yield eqn
-            for value in eqn.params.values():
-                for inner in value if isinstance(value, tuple | list) else (value,):
-                    inner = getattr(inner, "jaxpr", inner)
-                    if hasattr(inner, "eqns"):
-                        yield from walk(inner)
 
-    return list(walk(jax.make_jaxpr(fun)(*args).jaxpr))
+def skip_where_xla_lacks(dtype: str) -> None:
+    """Skips where XLA cannot compile a type: float16, for processors that do not convert it."""
+    try:
+        jax.jit(lambda x: (x + x).astype("float32"))(jnp.ones(2, dtype)).block_until_ready()
+    except jax.errors.JaxRuntimeError as error:
+        pytest.skip(f"XLA has no {dtype} on this processor: {error}")

@@ -8,6 +8,7 @@ import jaxmeter as jm
 from helpers import assert_close, equations, mlp_target, some_records
 from jaxmeter import fitting
 from jaxmeter.inference import GradientComponent, InferenceModel, features, scales
+from jaxmeter.jaxpr.equations import convolution_of
 from jaxmeter.signals import Signals
 
 SMALL = {"epochs": 4, "batch_size": 32}
@@ -172,7 +173,7 @@ def test_images_are_read_by_convolutions_that_loops_are_fast_in(shape):
     def layouts(fun):
         for eqn in equations(jax.grad(fun), trained):
             if eqn.primitive.name == "conv_general_dilated":
-                lhs, rhs, out = eqn.params["dimension_numbers"]
+                lhs, rhs, out = convolution_of(eqn)[:3]
                 axes = range(1, len(shape))
                 last = len(shape)
                 yield lhs == out == (0, last, *axes) and rhs[2:] == tuple(range(last - 1))

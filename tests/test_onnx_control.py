@@ -6,7 +6,9 @@ import numpy as np
 import onnx.parser
 import pytest
 
+from helpers import assert_close, equations
 from jaxmeter.intake.onnx_graph import UnsupportedOperator, parse, run
+from jaxmeter.jaxpr.equations import scan_of
 
 
 def graph_of(text: str, opset: int = 18):
@@ -21,18 +23,6 @@ def outputs(graph, **feeds):
 
 def floats(*values: float):
     return jnp.asarray(values, jnp.float32)
-
-
-def equations(jaxpr) -> list:
-    """Every equation, those inside loops and branches too."""
-    found = []
-    for eqn in jaxpr.eqns:
-        found.append(eqn)
-        for value in eqn.params.values():
-            for inner in value if isinstance(value, tuple) else (value,):
-                if hasattr(inner, "jaxpr"):
-                    found += equations(inner.jaxpr)
-    return found
 
 
 # As tf2onnx writes a recurrent layer: no trip count worth the name, a condition computed from two
@@ -80,7 +70,7 @@ def test_recurrent_layer_as_tf2onnx_writes_it():
     graph = graph_of(RECURRENT)
     x, w, h = recurrent_data()
     for got, expected in zip(outputs(graph, x=x, w=w, h=h), recurrent(x, w, h), strict=True):
-        np.testing.assert_allclose(got, expected, rtol=1e-5)
+        assert_close(got, expected)
 
 
 def test_its_gradients_are_those_of_the_written_out_loop():
@@ -96,18 +86,15 @@ def test_its_gradients_are_those_of_the_written_out_loop():
 
     mine = per_example(lambda x, w, h: outputs(graph, x=x, w=w, h=h))
     for one, other in zip(mine, per_example(recurrent), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+        assert_close(one, other)
 
 
 def test_its_size_does_not_grow_with_the_number_of_steps():
     graph = graph_of(RECURRENT)
 
     def traced(t):
-        return equations(
-            jax.make_jaxpr(lambda *v: outputs(graph, **dict(zip("xwh", v, strict=True))))(
-                *recurrent_data(t)
-            ).jaxpr
-        )
+        named = lambda *v: outputs(graph, **dict(zip("xwh", v, strict=True)))  # noqa: E731
+        return equations(named, *recurrent_data(t))
 
     short, long = traced(6), traced(600)
     assert len(short) == len(long)
@@ -115,7 +102,7 @@ def test_its_size_does_not_grow_with_the_number_of_steps():
     assert names.count("scan") == 1
     assert "gather" not in names  # the sequence is what the scan goes over
     (scan,) = [eqn for eqn in long if eqn.primitive.name == "scan"]
-    assert scan.params["num_carry"] == 1  # neither the counter nor the weight goes round
+    assert scan_of(scan).carry == 1  # neither the counter nor the weight goes round
 
 
 COUNTED = """
@@ -200,8 +187,8 @@ def test_early_exit_has_no_nan_gradient_from_steps_not_taken():
     )
     f = lambda x: outputs(graph, x=x)[0]  # noqa: E731
     value, slope = jax.value_and_grad(f)(jnp.float32(2.25))
-    np.testing.assert_allclose(value, np.sqrt(0.5) - 1, rtol=1e-6)
-    np.testing.assert_allclose(slope, 0.5 / 1.5 * 0.5 / np.sqrt(0.5), rtol=1e-6)
+    assert_close(value, np.sqrt(0.5) - 1)
+    assert_close(slope, 0.5 / 1.5 * 0.5 / np.sqrt(0.5))
 
 
 def test_a_trip_count_from_the_data_needs_a_bound():
@@ -258,8 +245,8 @@ def test_a_loop_in_a_loop(count: str):
         return outputs(graph, m=np.int64(4), x=x)[0]
 
     x = jnp.float32(0.7)
-    np.testing.assert_allclose(jax.jit(f)(x), expected(x), rtol=1e-6)
-    np.testing.assert_allclose(jax.grad(f)(x), jax.grad(expected)(x), rtol=1e-5)
+    assert_close(jax.jit(f)(x), expected(x))
+    assert_close(jax.grad(f)(x), jax.grad(expected)(x))
 
 
 def test_a_shape_that_grows_is_written_out():
@@ -317,11 +304,11 @@ def test_a_branch_that_the_data_choose():
     def f(x):
         return outputs(graph, c=x[0] > 1, x=x)[0]
 
-    np.testing.assert_allclose(f(x), np.cos(x), rtol=1e-6)
+    assert_close(f(x), np.cos(x))
     both = jnp.stack([x, x + 1])
-    np.testing.assert_allclose(jax.vmap(f)(both), [np.cos(x), np.sin(x + 1)], rtol=1e-6)
+    assert_close(jax.vmap(f)(both), [np.cos(x), np.sin(x + 1)])
     slopes = jax.vmap(jax.grad(lambda x: jnp.sum(f(x))))(both)
-    np.testing.assert_allclose(slopes, [-np.sin(x), np.cos(x + 1)], rtol=1e-6)
+    assert_close(slopes, [-np.sin(x), np.cos(x + 1)])
 
 
 def test_branches_of_different_shapes():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import jaxmeter as jm
+from helpers import assert_close
 from jaxmeter.target import TargetSpec, resolve_layers, resolve_variables
 
 
@@ -30,7 +31,7 @@ def test_nested_params_are_named_and_handed_back_nested():
     target = jm.from_function(forward, params, input_shape=(4,))
     x = np.ones((2, 4), np.float32)
     assert target.spec.variables == ("hidden/kernel", "hidden/bias", "out/kernel", "out/bias")
-    np.testing.assert_allclose(target(x).logits, forward(params, {}, x), rtol=1e-6)
+    assert_close(target(x).logits, forward(params, {}, x))
 
 
 def test_flat_params_keep_their_names():
@@ -165,10 +166,8 @@ def flax_pair():
 
 def test_flax_output_in_inference_mode(flax_pair):
     variables, target, x = flax_pair
-    np.testing.assert_allclose(
-        target(x).logits, Net().apply(variables, x, train=False), rtol=1e-5, atol=1e-6
-    )
-    np.testing.assert_allclose(target(x[:1]).logits, target(x).logits[:1], rtol=1e-5, atol=1e-6)
+    assert_close(target(x).logits, Net().apply(variables, x, train=False))
+    assert_close(target(x[:1]).logits, target(x).logits[:1])
     assert "batch_stats" in target.state
 
 
@@ -178,7 +177,7 @@ def test_flax_layers_in_model_order(flax_pair):
     out = target(x)
     assert list(out.layers) == list(target.spec.layers)
     kernel, bias = variables["params"]["zeta"]["kernel"], variables["params"]["zeta"]["bias"]
-    np.testing.assert_allclose(out.layers["zeta"], x @ kernel + bias[None], rtol=1e-5, atol=1e-6)
+    assert_close(out.layers["zeta"], x @ kernel + bias[None])
     np.testing.assert_array_equal(out.layers["alpha"], out.logits)
 
 
@@ -203,7 +202,7 @@ def test_flax_gradients_are_those_of_the_module(flax_pair):
         reference = expected
         for part in name.split("/"):
             reference = reference[part]
-        np.testing.assert_allclose(gradient, reference, rtol=1e-4, atol=1e-6, err_msg=name)
+        assert_close(gradient, reference, err_msg=name)
 
 
 def test_flax_needs_all_collections(flax_pair):
@@ -223,7 +222,7 @@ def test_stacked_targets_are_a_target():
     x = jnp.ones((5, 4))
     out = jax.vmap(lambda target: target(x).logits)(stacked)
     for i, target in enumerate(targets):
-        np.testing.assert_allclose(out[i], target(x).logits, rtol=1e-5)
+        assert_close(out[i], target(x).logits)
 
 
 def test_second_call_does_not_retrace():

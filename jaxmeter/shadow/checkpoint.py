@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jax.extend import core
+
+from jaxmeter.jaxpr.equations import Body, bodies, body_of, is_literal
 
 MANIFEST = "training.json"
 _CHUNK = re.compile(r"models-(\d+(?:-\d+)*)")
@@ -36,21 +37,18 @@ def digest(*arrays: Any) -> str:
 
 def program_digest(traced: Any) -> str:
     """A hash of a traced program: its equations and constants, without addresses in memory."""
-    text = re.sub(r" at 0x[0-9a-f]+|0x[0-9a-f]{6,}", "", str(traced.jaxpr))
-    return hashlib.sha256((text + digest(*_constants(traced))).encode()).hexdigest()
+    body = body_of(traced)
+    text = re.sub(r" at 0x[0-9a-f]+|0x[0-9a-f]{6,}", "", str(body.jaxpr))
+    return hashlib.sha256((text + digest(*_constants(body))).encode()).hexdigest()
 
 
-def _constants(closed: Any) -> Iterator[Any]:
+def _constants(body: Body) -> Iterator[Any]:
     """Every array that a program and the programs inside it hold; a printed one shows no values."""
-    yield from closed.consts
-    for eqn in closed.jaxpr.eqns:
-        yield from (v.val for v in eqn.invars if isinstance(v, core.Literal))
-        for value in eqn.params.values():
-            for inner in value if isinstance(value, tuple) else (value,):
-                if isinstance(inner, core.ClosedJaxpr):
-                    yield from _constants(inner)
-                elif isinstance(inner, core.Jaxpr):
-                    yield from _constants(core.ClosedJaxpr(inner, ()))
+    yield from body.consts
+    for eqn in body.jaxpr.eqns:
+        yield from (v.val for v in eqn.invars if is_literal(v))
+        for inner in bodies(eqn):
+            yield from _constants(inner)
 
 
 @contextmanager

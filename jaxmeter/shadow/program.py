@@ -15,6 +15,7 @@ import optax
 from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 
+from jaxmeter.jaxpr.equations import body_of, equations_in
 from jaxmeter.lowering import lowered
 from jaxmeter.shadow.architecture import Architecture
 from jaxmeter.shadow.devices import AXIS
@@ -62,7 +63,8 @@ def width_of(architecture: Architecture, platform: str) -> int:
     x = jax.ShapeDtypeStruct((2, *record), target.spec.input_dtype)
     key = jax.eval_shape(lambda: jax.random.key(0))
     traced = jax.make_jaxpr(architecture.forward)(target.params, target.state, x, key)
-    return 1 if "conv_general_dilated" in str(traced) else 16
+    kinds = {eqn.primitive.name for eqn in equations_in(body_of(traced).jaxpr)}
+    return 1 if "conv_general_dilated" in kinds else 16
 
 
 @partial(jax.jit, static_argnames=("architecture", "recipe"))

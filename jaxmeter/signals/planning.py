@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxmeter.memory import human, nbytes, peak, programs_in, tree_bytes
+from jaxmeter.jaxpr.equations import bodies, body_of
+from jaxmeter.memory import human, nbytes, peak, tree_bytes
 from jaxmeter.signals.devices import crew_of
 from jaxmeter.signals.example import AnySpec
 from jaxmeter.signals.program import Storage, batch_of, traced
@@ -150,13 +151,13 @@ def _counted(program: jax.stages.Traced, alone: jax.stages.Traced, platform: str
         return memory.temp_size_in_bytes
     # XLA's libraries on the CPU fuse products with what surrounds them, convolutions above all, and
     # pack copies of operands, in memory that the compiler does not count.
-    return max(memory.temp_size_in_bytes, _alive(alone)) + _packed(alone.jaxpr.jaxpr)
+    return max(memory.temp_size_in_bytes, _alive(alone)) + _packed(body_of(alone.jaxpr).jaxpr)
 
 
 @lru_cache(maxsize=1024)
 def _packed(jaxpr: Any) -> int:
     """Bytes that the largest matrix product or convolution reads and writes."""
-    sizes = [max((_packed(inner) for inner in programs_in(eqn)), default=0) for eqn in jaxpr.eqns]
+    sizes = [max((_packed(inner.jaxpr) for inner in bodies(eqn)), default=0) for eqn in jaxpr.eqns]
     for eqn in jaxpr.eqns:
         if eqn.primitive.name in {"dot_general", "conv_general_dilated"}:
             sizes.append(sum(nbytes(v.aval) for v in (*eqn.invars, *eqn.outvars)))
@@ -165,7 +166,7 @@ def _packed(jaxpr: Any) -> int:
 
 def _alive(program: jax.stages.Traced) -> int:
     """The most bytes of intermediate arrays that are alive at once, in the order of the trace."""
-    return _between(program.jaxpr.jaxpr)
+    return _between(body_of(program.jaxpr).jaxpr)
 
 
 @lru_cache(maxsize=64)  # JAX keeps traces, so that a second call has the same program

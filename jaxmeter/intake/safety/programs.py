@@ -1,14 +1,13 @@
 """Functions of arrays, charged to the account of the file that is being opened before they run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
-from jax.extend import core
 
-from jaxmeter.equations import bind
 from jaxmeter.intake.safety import budget
 from jaxmeter.intake.safety.work import compilations, of_equation, operations
+from jaxmeter.jaxpr.equations import bind, values_of, variables
 from jaxmeter.memory import nbytes, peak
 
 _T = TypeVar("_T")
@@ -33,18 +32,18 @@ class Program:
         leaves = jax.tree.leaves(self._args)
         env = dict(zip(self._jaxpr.constvars, self._consts, strict=True))
         env.update(zip(self._jaxpr.invars, leaves, strict=True))
-        last = {v: i for i, eqn in enumerate(self._jaxpr.eqns) for v in _variables(eqn.invars)}
-        kept = set(_variables(self._jaxpr.outvars))
+        last = {v: i for i, eqn in enumerate(self._jaxpr.eqns) for v in variables(eqn.invars)}
+        kept = set(variables(self._jaxpr.outvars))
         for i, eqn in enumerate(self._jaxpr.eqns):
-            values = [v.val if isinstance(v, core.Literal) else env[v] for v in eqn.invars]
+            values = values_of(eqn.invars, env)
             for v, value in zip(eqn.outvars, bind(eqn, values), strict=True):
                 if v in last or v in kept:
                     env[v] = value
-            for v in _variables(eqn.invars):
+            for v in variables(eqn.invars):
                 if last[v] == i and v not in kept:
                     env.pop(v, None)
             budget.clock(self._what)
-        outs = [v.val if isinstance(v, core.Literal) else env[v] for v in self._jaxpr.outvars]
+        outs = values_of(self._jaxpr.outvars, env)
         return jax.tree.unflatten(jax.tree.structure(self._shape), outs)
 
 
@@ -79,16 +78,12 @@ def _named(eqn: Any, which: str) -> str:
 
 def _needed(jaxpr: Any) -> Any:
     """The program without equations that nothing depends on."""
-    read, kept = set(_variables(jaxpr.outvars)), []
+    read, kept = set(variables(jaxpr.outvars)), []
     for eqn in reversed(jaxpr.eqns):
         if read.intersection(eqn.outvars):
             kept.append(eqn)
-            read.update(_variables(eqn.invars))
+            read.update(variables(eqn.invars))
     return jaxpr.replace(eqns=kept[::-1])
-
-
-def _variables(atoms: Sequence[Any]) -> list[Any]:
-    return [v for v in atoms if not isinstance(v, core.Literal)]
 
 
 def _bytes(v: Any) -> int:

@@ -9,7 +9,7 @@ is assumed.
 import math
 from typing import Any
 
-from jaxmeter.memory import programs_in
+from jaxmeter.jaxpr.equations import bodies, convolution_of, product_of, scan_of, window_of
 
 _ELEMENT = 5.0  # reading, adding and writing a number
 _SERIES = 25.0  # of a sine, a logarithm, a root
@@ -45,7 +45,7 @@ def compilations(jaxpr: Any) -> float:
     known: set[Any] = set()
     total = 0
     for eqn in jaxpr.eqns:
-        inside = sum(map(_compiled, programs_in(eqn)))
+        inside = sum(map(_compiled, _inside(eqn)))
         key = (
             eqn.primitive.name,
             *(str(v.aval) for v in (*eqn.invars, *eqn.outvars)),
@@ -62,25 +62,25 @@ def of_equation(eqn: Any) -> float:
     """Operations of one equation."""
     name = eqn.primitive.name
     ins, outs = [_size(v) for v in eqn.invars], [_size(v) for v in eqn.outvars]
-    inner = programs_in(eqn)
-    if name == "scan":
-        return eqn.params["length"] * sum(operations(p) + _ROUND * _length(p) for p in inner)
+    inner = _inside(eqn)
+    if (scan := scan_of(eqn)) is not None:
+        return scan.length * sum(operations(p) + _ROUND * _length(p) for p in inner)
     if name == "while":
         return _ROUNDS * sum(operations(p) + _ROUND * _length(p) for p in inner)
     if name == "cond":
         return max(map(operations, inner), default=0.0)
     if name.startswith("reduce_window") or name.startswith("select_and_"):
-        window = eqn.params.get("window_dimensions", ())
-        return max(sum(ins), sum(outs) * math.prod(window)) * _ELEMENT
+        window = math.prod(window_of(eqn).dimensions) if name.startswith("reduce_window") else 1
+        return max(sum(ins), sum(outs) * window) * _ELEMENT
     if inner and name not in ("reduce", "scatter", "scatter-add", "scatter_add", "scatter_mul"):
         return sum(map(operations, inner))
     if name == "dot_general":
-        ((contracted, _), _) = eqn.params["dimension_numbers"]
+        contracted, _ = product_of(eqn).contracting
         shape = eqn.invars[0].aval.shape
         return _slow(eqn) * 2.0 * outs[0] * math.prod(shape[d] for d in contracted) + sum(ins)
     if name == "conv_general_dilated":
         kernel = eqn.invars[1].aval.shape
-        outputs = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
+        outputs = kernel[convolution_of(eqn).rhs_spec[0]]
         taps = math.prod(kernel) / max(1, outputs)
         return _slow(eqn) * 2.0 * outs[0] * taps + sum(ins)
     largest = max(sum(ins), sum(outs))
@@ -107,14 +107,14 @@ def _slow(eqn: Any) -> float:
 
 def _length(jaxpr: Any) -> int:
     """Equations, of the programs inside too."""
-    return sum(1 + sum(map(_length, programs_in(eqn))) for eqn in jaxpr.eqns)
+    return sum(1 + sum(map(_length, _inside(eqn))) for eqn in jaxpr.eqns)
 
 
 def _compiled(jaxpr: Any) -> int:
     """The same, where branches and loops count for more."""
     total = 0
     for eqn in jaxpr.eqns:
-        inside = programs_in(eqn)
+        inside = _inside(eqn)
         is_call = eqn.primitive.name not in ("cond", "scan", "while")
         total += (1 if is_call else _BRANCHED) + sum(map(_compiled, inside))
     return total
@@ -122,3 +122,7 @@ def _compiled(jaxpr: Any) -> int:
 
 def _size(v: Any) -> int:
     return math.prod(int(d) for d in getattr(v.aval, "shape", ()))
+
+
+def _inside(eqn: Any) -> list[Any]:
+    return [body.jaxpr for body in bodies(eqn)]
