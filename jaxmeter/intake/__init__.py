@@ -14,8 +14,10 @@ from jaxmeter.intake import surroundings
 from jaxmeter.intake.files import ACCEPTED, boundary, examined
 from jaxmeter.intake.heads import Choice
 from jaxmeter.target import Target
+from jaxmeter.terminal import printable_messages
 
 
+@printable_messages()
 def load_target(
     source: Any,
     *,
@@ -96,6 +98,7 @@ def load_target(
         )
 
 
+@printable_messages()
 def open_keras(
     path: str | os.PathLike[str],
     *,

@@ -33,7 +33,7 @@ from jaxmeter.shapes import PROBES, Shape, traced
 from jaxmeter.target import Outputs, Source, Target, TargetSpec
 
 _LARGEST = 2**30  # elements of a layer's output for a few records
-_STACK = 6  # from a warning here up to the caller of load_target
+_STACK = 7  # from a warning here up to the caller of load_target
 
 Forward = Callable[[dict[str, Any], dict[str, Any], Array], Seen]
 
