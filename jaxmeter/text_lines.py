@@ -3,6 +3,7 @@
 A line is fields of numbers and a label: `1,2;3,4;0`. All lines have the layout of the first.
 """
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,14 +50,13 @@ def text_blocks(path: Path) -> Iterator[bytes]:
 def array_blocks(path: Path) -> Iterator[bytes]:
     """The rows of a string array as lines."""
     for rows in _array_rows(path):
-        try:
-            fields = rows.tolist()
-        except Exception as error:  # numbers that are no letters
-            raise ValueError(f"{str(path)!r} is damaged: {error}. Copy it again.") from None
         if rows.dtype.kind == "U":
-            lines = (";".join(row).encode("utf-8", "replace") for row in fields)
+            codes = rows.view(np.dtype(np.uint32).newbyteorder(rows.dtype.byteorder))
+            if codes.max() > sys.maxunicode:  # NumPy would make texts of them that Python cannot
+                raise ValueError(f"{str(path)!r} is damaged: it holds no letters. Copy it again.")
+            lines = (";".join(row).encode("utf-8", "replace") for row in rows.tolist())
         else:
-            lines = (b";".join(row) for row in fields)
+            lines = (b";".join(row) for row in rows.tolist())
         block = b"".join(line.rstrip(b"\r\n") + b"\n" for line in lines)
         if block.count(b"\n") != len(rows) or b"\r" in block:
             raise ValueError(
@@ -85,7 +85,7 @@ def _array_rows(path: Path) -> Iterator[NDArray]:
         raise ValueError(f"{str(path)!r} is cut short: it should have {n:,} rows.")
     with path.open("rb") as file:
         if header.by_columns:
-            yield read_array(file, header.size)
+            yield np.ascontiguousarray(read_array(file, header.size))
             return
         file.seek(start)
         step = max(1, BLOCK // (dtype.itemsize * width))
