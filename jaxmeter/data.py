@@ -207,7 +207,7 @@ def read_npz(
     """
     path = Path(path)
     found = read_arrays(path, names, max_bytes=max_bytes)
-    return _checked(*(found[name] for name in names), printable(path.name), n_classes)
+    return _checked(found[names[0]], found[names[1]], printable(path.name), n_classes)
 
 
 def _checked(

@@ -10,7 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ class Header(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_header(file: BinaryIO) -> Header:
+def read_header(file: IO[bytes]) -> Header:
     """Reads the header of a `.npy`.
 
     Raises:
@@ -71,7 +71,7 @@ def read_header(file: BinaryIO) -> Header:
     return Header(shape, bool(by_columns), dtype)
 
 
-def read_array(file: BinaryIO, size: int) -> NDArray:
+def read_array(file: IO[bytes], size: int) -> NDArray:
     """Reads a `.npy` that has `size` bytes, header included.
 
     Raises:
@@ -81,7 +81,7 @@ def read_array(file: BinaryIO, size: int) -> NDArray:
     if header.size > size:
         raise ValueError(f"its header claims {header.size:,} bytes, and it has {size:,} at most")
     content = np.empty(header.size, np.uint8)
-    place = memoryview(content)
+    place = content.data
     while len(place):
         count = file.readinto(place[:_BLOCK])  # type: ignore[attr-defined]
         if not count:

@@ -289,7 +289,7 @@ def test_convert_reads_membership_as_it_reads_records(tmp_path, capsys):
     assert "unpickling runs code" in capsys.readouterr().err
 
 
-def test_scores_of_a_run_are_refused_if_damaged(tmp_path):
+def test_only_the_arrays_that_are_asked_for_are_read(tmp_path):
     with pytest.raises(ValueError, match=r"'b' in it cannot be read"):
         np.savez(tmp_path / "a.npz", a=X)
         with zipfile.ZipFile(tmp_path / "a.npz", "a") as file:

@@ -49,8 +49,8 @@ def content_of(path: Path) -> str:
     if path.is_dir():
         is_model = any((path / name).is_file() for name in _SAVED_MODEL[:2])
         places = [path / name for name in _SAVED_MODEL] if is_model else [path]
-        found = (p for place in places for p in (place, *place.rglob("*")))
-        files = sorted(p for p in found if p.is_file())
+        inside = (p for place in places for p in (place, *place.rglob("*")))
+        files = sorted(p for p in inside if p.is_file())
         return digest([[p.relative_to(path).as_posix(), content_of(p)] for p in files])
     try:
         found = path.stat()
