@@ -101,8 +101,9 @@ def _made_printable(error: Any, seen: set[int]) -> bool:
             is_suppressed = error.__suppress_context__
             setattr(error, link, None)
             error.__suppress_context__ = is_suppressed
-    # Of a syntax error Python prints the line of source, which is no part of its text.
-    return not isinstance(error, SyntaxError) and _is_printable(str(error))
+    # Of these Python prints more than their text: a line of source, and a list of others.
+    prints_more = isinstance(error, SyntaxError | BaseExceptionGroup)
+    return not prints_more and _is_printable(str(error))
 
 
 def _is_printable(text: str) -> bool:

@@ -21,7 +21,9 @@ from rich.table import Table
 from rich.text import Text
 
 import jaxmeter as jm
-from jaxmeter import cli, findings
+from jaxmeter import cli, experiment, findings
+from jaxmeter.experiment import showing
+from jaxmeter.experiment.finished import StoreWarning
 from jaxmeter.terminal import console, one_line, printable, printable_messages
 
 # Erases the screen, sets the window's title, turns the direction of writing, hides itself, forges a
@@ -105,6 +107,7 @@ def noted(error: Exception) -> Exception:
         RuntimeError(NASTY, 3),
         Stubborn(),
         SyntaxError("bad", (NASTY, 1, 1, NASTY)),
+        ExceptionGroup("several", [ValueError(NASTY)]),
         UnicodeDecodeError("utf-8", b"\x1b", 0, 1, NASTY),
         FileNotFoundError(2, NASTY, NASTY),
     ],
@@ -286,6 +289,20 @@ def test_reports_name_layers_harmlessly():
     text = findings.budget_text(row)
     assert is_harmless(text) and r"gradients of a\x1b[2Jb" in text
     assert is_harmless(findings.clean(NASTY)) and is_harmless(findings.shortened(NASTY, 30))
+
+
+def test_a_study_says_what_is_damaged_harmlessly(capsys):
+    with showing._said() as damaged:
+        warnings.warn(NASTY, StoreWarning, stacklevel=1)
+    said = capsys.readouterr().err
+    assert is_harmless(said) and SEEN in said and "[bold]k[/]l[/red]:bomb:" in said
+    assert len(damaged) == 1
+    path = Path("no/[/]\x1b:bomb:.keras")
+    base = experiment.Config(study="s", seed=0, target=experiment.TargetFile(path=path))
+    with pytest.raises(SystemExit):
+        experiment.main(base, {}, ["status", "--store", "nowhere"])
+    said = capsys.readouterr().err
+    assert is_harmless(said) and r"[/]\x1b:bomb:.keras" in said
 
 
 def test_variables_of_a_layer_are_listed_harmlessly():

@@ -80,7 +80,7 @@ def _commands(
           store: Folder, or URL, that keeps what was computed.
         """
         outcomes = list(_watched(1, store, lambda s, p: [attempt(valid(config), s, progress=p)]))
-        print(opened(store).runs / outcomes[0].run)
+        print(one_line(opened(store).runs / outcomes[0].run))
         return _failures(outcomes)
 
     def sweep_command(
