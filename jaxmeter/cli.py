@@ -12,7 +12,6 @@ from typing import Literal
 import jax
 import numpy as np
 import tyro
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -27,10 +26,12 @@ from jaxmeter import inspection
 from jaxmeter.data import DataWarning, read_npz
 from jaxmeter.inspection_tables import facts_table, layers_table, sizes_text
 from jaxmeter.metrics import MetricWarning
+from jaxmeter.npz import read_arrays
 from jaxmeter.privacy_meter_text import write_npz
 from jaxmeter.report import Report, check_folder
+from jaxmeter.terminal import console, one_line
 
-_LOG = Console(stderr=True)
+_LOG = console(stderr=True)
 _RECIPE = jm.shadow.RecipeConfig()
 
 
@@ -219,14 +220,13 @@ def inspect(
         max_bytes=max_bytes,
         max_seconds=max_seconds,
     )
-    console = Console()
-    console.print(facts_table(model))
-    console.print(layers_table(model))
+    out = console()
+    out.print(facts_table(model))
+    out.print(layers_table(model))
     total = inspection.totals(model)
-    console.print(
+    out.print(
         f"{total.layers:,} layers, {total.trainable_layers:,} with gradients. "
-        f"{total.parameters:,} trainable parameters; {total.state:,} other numbers.",
-        highlight=False,
+        f"{total.parameters:,} trainable parameters; {total.state:,} other numbers."
     )
 
 
@@ -259,8 +259,7 @@ def convert(
     beside = members or text.with_name(f"{text.name}.npy")
     if kinds[0]:
         x, y = read_npz(file)
-        with np.load(file, allow_pickle=False) as archive:
-            inside = archive["is_member"] if "is_member" in archive.files else None
+        inside = read_arrays(file, (), optional=("is_member",)).get("is_member")
         if members is not None and inside is None:
             raise ValueError(f"{file} has no is_member, so there are no members' rows to write.")
         known = np.zeros(len(y), bool) if inside is None else np.asarray(inside, bool)
@@ -279,7 +278,6 @@ def convert(
         f"Wrote {written}: {len(records.y):,} records of shape {sizes_text(records.x.shape[1:])}, "
         f"{int(records.is_member.sum()):,} of them members.",
         soft_wrap=True,
-        highlight=False,
     )
 
 
@@ -326,7 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             args=given,
         )
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
-        _LOG.print(f"jaxmeter: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        _LOG.print(f"jaxmeter: {one_line(error)}", style="red", soft_wrap=True)
         sys.exit(2)
 
 
@@ -349,7 +347,7 @@ def _choice(pieces: tuple[str, ...]) -> str | int | tuple[str | int, *tuple[int,
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each stage, on stderr, gone when done."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -366,6 +364,6 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _show(report: Report, folder: Path) -> None:
-    console = Console()
-    console.print(report.table())
-    console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
+    out = console()
+    out.print(report.table())
+    out.print(f"Report: {folder / 'report.html'}", soft_wrap=True)

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
-from zipfile import BadZipFile
 
 import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
+
+from jaxmeter.npz import read_arrays
+from jaxmeter.terminal import printable
 
 _SMALLEST = 2  # members, and non-members, without which no part can be measured
 
@@ -185,39 +187,27 @@ def read_npz(
     *,
     n_classes: int | None = None,
     names: tuple[str, str] = ("x", "y"),
+    max_bytes: int | None = None,
 ) -> tuple[NDArray, NDArray]:
     """Reads `x` and `y`, under these names, from an `.npz` file, never unpickling anything.
+
+    Args:
+      path: the file.
+      n_classes: as for `Records.of`.
+      names: the two arrays' names in the file.
+      max_bytes: that the arrays may take unpacked; None for 256 MiB and 100 times the file's size.
 
     Returns:
       `(x [n, ...], y [n])`, checked as `Records.of` does.
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if it is not an npz file, lacks `x` or `y`, or holds Python objects.
+      ValueError: if it is not an npz file, is damaged, lacks `x` or `y`, holds Python objects, or
+        would take more memory than it may.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {str(path)!r} to read records from.")
-    try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array; save with np.savez(path, x=x, y=y).")
-            missing = [name for name in names if name not in archive.files]
-            if missing:
-                raise ValueError(
-                    f"it has the arrays {archive.files} but no {' and no '.join(missing)}; "
-                    f"save with np.savez(path, {names[0]}=x, {names[1]}=y)."
-                )
-            x, y = (archive[name] for name in names)
-    except (ValueError, OSError, EOFError, BadZipFile, KeyError) as error:
-        hint = (
-            " Pickled arrays are refused, since unpickling runs code: save plain numbers."
-            if "pickle" in str(error)
-            else ""
-        )
-        raise ValueError(f"{str(path)!r} cannot be read as records: {error}{hint}") from error
-    return _checked(x, y, path.name, n_classes)
+    found = read_arrays(path, names, max_bytes=max_bytes)
+    return _checked(found[names[0]], found[names[1]], printable(path.name), n_classes)
 
 
 def _checked(
@@ -282,6 +272,11 @@ def _labels(y: NDArray, what: str, n_classes: int | None) -> NDArray:
         raise ValueError(
             f"{what}: labels go up to {y.max()}, but the target has {n_classes} classes "
             f"(0..{n_classes - 1}); labels counted from 1, or another model's?"
+        )
+    if y.size and y.max() > np.iinfo(np.int32).max:
+        raise ValueError(
+            f"{what}: labels go up to {y.max()}, which is no class; they count from 0. Are they "
+            "identifiers, or is the file damaged?"
         )
     return y.astype(np.int32)
 

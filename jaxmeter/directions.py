@@ -21,6 +21,7 @@ from jaxmeter.factors import Term, materialised, matrix_factors
 from jaxmeter.gradients import cross_entropy, gradient_norms, of_loss
 from jaxmeter.lowering import lowered
 from jaxmeter.target import Target, resolve_variables
+from jaxmeter.terminal import printable
 
 _BLOCK = 2**22  # random signs that are held at once
 
@@ -56,7 +57,7 @@ def inner_products(
             resolve_variables(target.spec, [name])  # says which are near
             raise ValueError(
                 f"the direction names the layer {name!r}; name its variables: "
-                f"{', '.join(resolve_variables(target.spec, [name]))}."
+                f"{', '.join(map(printable, resolve_variables(target.spec, [name])))}."
             )
         shape = jnp.shape(target.params[name])
         if jnp.shape(value) != shape:

@@ -4,7 +4,6 @@ Everything here is a pure function of a `Report`, its rows or a number.
 """
 
 import math
-import re
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxmeter.metrics import AttackResult, Interval, MetricWarning, evaluate
+from jaxmeter.terminal import one_line, printable
 
 if TYPE_CHECKING:  # `report` imports this module; only the types are needed the other way.
     from jaxmeter.report import Report, Row
@@ -140,7 +140,7 @@ def budget_text(row: "Row") -> str:
     budget = row.budget
     parts = ["never queries the target" if is_blind(row) else access(row)]
     if budget.reads:
-        parts[0] += f": {', '.join(budget.reads)}"
+        parts[0] += f": {', '.join(map(printable, budget.reads))}"
     if budget.known_members or budget.known_nonmembers:
         parts.append(f"knows {budget.known_members:,}+{budget.known_nonmembers:,} records")
     if budget.models_trained:
@@ -166,8 +166,8 @@ def spread_lines(rows: Sequence["Row"]) -> list[str]:
 
 
 def clean(text: Any) -> str:
-    """One line without control characters, for labels that come from users."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\s]+", " ", str(text)).strip()
+    """One printable line, for labels that come from users."""
+    return one_line(text)
 
 
 def shortened(name: str, width: int = 30) -> str:
@@ -176,8 +176,7 @@ def shortened(name: str, width: int = 30) -> str:
     >>> shortened("gradients of dense_3", 12)
     'gradie…nse_3'
     """
-    name, tail = clean(name), (width - 1) // 2
-    return name if len(name) <= width else f"{name[: width - 1 - tail]}…{name[-tail:]}"
+    return one_line(name, width)
 
 
 # --- Parts of the records.

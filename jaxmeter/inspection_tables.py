@@ -8,6 +8,7 @@ from rich.text import Text
 
 from jaxmeter.inspection import layer_rows
 from jaxmeter.target import Target
+from jaxmeter.terminal import one_line, printable
 
 
 def facts_table(target: Target) -> Table:
@@ -28,7 +29,7 @@ def facts_table(target: Target) -> Table:
     }
     table = Table.grid(padding=(0, 2))
     for name, fact in facts.items():
-        table.add_row(Text(name, style="bold"), Text(fact, overflow="fold"))
+        table.add_row(Text(name, style="bold"), Text(one_line(fact), overflow="fold"))
     return table
 
 
@@ -42,15 +43,16 @@ def layers_table(target: Target) -> Table:
     table.add_column("Attacks can use", overflow="fold")
     for row in layer_rows(target):
         variables = "\n".join(
-            f"{v.name} {sizes_text(v.shape)}{'' if v.is_trainable else ', no gradient'}"
+            f"{printable(v.name)} {sizes_text(v.shape)}{'' if v.is_trainable else ', no gradient'}"
             for v in row.variables
         )
         uses = ["output"] if row.position else []
         for number, name in row.gradients:
-            uses.append(f"gradients {number}" + ("" if name == row.name else f": {name}"))
+            inner = "" if name == row.name else f": {printable(name)}"
+            uses.append(f"gradients {number}{inner}")
         cells = (
             str(row.position or "-"),
-            row.name,
+            printable(row.name),
             sizes_text(row.output) if row.position else "-",
             variables or "-",
             f"{row.parameters:,}",

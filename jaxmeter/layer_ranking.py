@@ -27,6 +27,7 @@ from jaxmeter.signals import (
     extract,
 )
 from jaxmeter.target import LOGITS, Target, TargetSpec, layer_of
+from jaxmeter.terminal import printable
 
 KINDS: dict[Kind, Signal] = {
     "activation": "class distance",
@@ -159,8 +160,8 @@ def measured_layers(
             score = _score(value, models[place], seen)
             if score is None:
                 warnings.warn(
-                    f"the {kind} of {place} is not finite for some records, and left out of the "
-                    "layer map.",
+                    f"the {kind} of {printable(place)} is not finite for some records, and left "
+                    "out of the layer map.",
                     RuntimeWarning,
                     stacklevel=2,
                 )
@@ -213,7 +214,9 @@ def _paired(
             found[kind] = others
             continue
         if [*map(_uncounted, values)] != [*map(_uncounted, others)]:
-            pairs = ", ".join(f"{a} with {b}" for a, b in zip(values, others, strict=True))
+            pairs = ", ".join(
+                f"{printable(a)} with {printable(b)}" for a, b in zip(values, others, strict=True)
+            )
             warnings.warn(
                 "layers of the target and of the reference models have different names; compared "
                 f"is the {kind} of {pairs}. Where these are not the same layers, what the layer "

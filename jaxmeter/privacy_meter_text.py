@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxmeter.data import Records, content_ids
+from jaxmeter.terminal import printable
 from jaxmeter.text_lines import array_blocks, parsed, text_blocks
 
 _NUMBERS = 20_000_000  # numbers written at once
@@ -51,10 +52,10 @@ def read_privacy_meter(
     """
     every, members = read_rows(text, input_shape), read_rows(members_npy, input_shape)
     if every[0].shape[1:] != members[0].shape[1:]:
+        names = [printable(Path(path).name) for path in (text, members_npy)]
         raise ValueError(
-            f"{Path(text).name} has records of shape {every[0].shape[1:]}, "
-            f"{Path(members_npy).name} of shape {members[0].shape[1:]}: they belong to different "
-            "data sets."
+            f"{names[0]} has records of shape {every[0].shape[1:]}, {names[1]} of shape "
+            f"{members[0].shape[1:]}: they belong to different data sets."
         )
     others = ~known_among(every, members)
     dtype = np.result_type(every[0], members[0])
@@ -92,7 +93,7 @@ def read_rows(path: PathIn, input_shape: Sequence[int] | None = None) -> tuple[N
     y: list[NDArray] = []
     first, layout = 1, None
     for block in blocks:
-        found = parsed(block, layout, f"{path.name}, {unit}", first)
+        found = parsed(block, layout, f"{printable(path.name)}, {unit}", first)
         layout = found.layout
         x.append(found.x)
         y.append(found.y)
@@ -105,7 +106,7 @@ def read_rows(path: PathIn, input_shape: Sequence[int] | None = None) -> tuple[N
         part = x.pop(0)
         flat[start : start + len(part)] = part
         start += len(part)
-    return _shaped(flat, layout, input_shape, path.name), np.concatenate(y)
+    return _shaped(flat, layout, input_shape, printable(path.name)), np.concatenate(y)
 
 
 def write_privacy_meter(text: PathIn, records: Records, members_npy: PathIn | None = None) -> None:

@@ -13,6 +13,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxmeter.terminal import one_line, printable
+
 LOGITS = "logits"
 HERE = "in this process"
 
@@ -137,7 +139,7 @@ class Target:
             out = jax.eval_shape(traced, self.params, self.state, x)
         except Exception as error:
             raise ValueError(
-                f"the target cannot be applied to records of shape {shape}: {error}"
+                f"the target cannot be applied to records of shape {shape}: {one_line(error)}"
             ) from error
         logits = out.logits.shape
         if len(logits) != 2 or logits[0] != 2 or logits[1] < 2:
@@ -337,7 +339,7 @@ def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
 
 def _pick(name: str | int, valid: Sequence[str], kind: str, extra: Sequence[str] = ()) -> str:
     """`name` if valid, the name at its 1-based position if an integer, else a helpful error."""
-    listing = ", ".join(f"{i}: {v}" for i, v in enumerate(valid, start=1)) or "none"
+    listing = ", ".join(f"{i}: {printable(v)}" for i, v in enumerate(valid, start=1)) or "none"
     if isinstance(name, int) and not isinstance(name, bool):
         if not 1 <= name <= len(valid):
             raise ValueError(f"there is no {kind} number {name}; there are {listing}.")

@@ -3,6 +3,7 @@
 A line is fields of numbers and a label: `1,2;3,4;0`. All lines have the layout of the first.
 """
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +13,12 @@ import pyarrow
 from numpy.typing import NDArray
 from pyarrow import csv
 
+from jaxmeter.npz import read_array, read_header
+
 BLOCK = 32 * 2**20  # bytes of text parsed at once
 _SEPARATORS = np.zeros(256, bool)
 _SEPARATORS[list(b",;\n")] = True
+_ONE_A_LINE = bytes.maketrans(b",;", b"\n\n")
 
 
 class Parsed(NamedTuple):
@@ -47,44 +51,44 @@ def array_blocks(path: Path) -> Iterator[bytes]:
     """The rows of a string array as lines."""
     for rows in _array_rows(path):
         if rows.dtype.kind == "U":
+            codes = rows.view(np.dtype(np.uint32).newbyteorder(rows.dtype.byteorder))
+            if codes.max() > sys.maxunicode:  # NumPy would make texts of them that Python cannot
+                raise ValueError(f"{str(path)!r} is damaged: it holds no letters. Copy it again.")
             lines = (";".join(row).encode("utf-8", "replace") for row in rows.tolist())
         else:
             lines = (b";".join(row) for row in rows.tolist())
-        yield b"".join(line + b"\n" for line in lines)
+        block = b"".join(line.rstrip(b"\r\n") + b"\n" for line in lines)
+        if block.count(b"\n") != len(rows) or b"\r" in block:
+            raise ValueError(
+                f"{str(path)!r} has rows with line breaks in them, so it is damaged, or no array "
+                "of records: a row is one record. Write it again from the split lines of the text."
+            )
+        yield block
 
 
 def _array_rows(path: Path) -> Iterator[NDArray]:
     """Some rows of a string array at a time; it may be larger than memory, so nothing is mapped."""
-    form = np.lib.format
     try:
         with path.open("rb") as file:
-            header = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
-            version = form.read_magic(file)
-            if version not in header:
-                raise ValueError(f"format {version} is not known; save it with np.save.")
-            shape, by_columns, dtype = header[version](file)
+            header = read_header(file)
             start = file.tell()
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read as rows: {error}") from error
-    if dtype.hasobject:
-        raise ValueError(
-            f"{str(path)!r} is pickled. Pickled arrays are refused, since unpickling runs code: "
-            "save the rows as strings, np.save(path, np.array(rows, dtype=str))."
-        )
-    if dtype.kind not in "US" or len(shape) != 2 or not all(shape):
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as rows: {error}.") from None
+    shape, dtype = header.shape, header.dtype
+    if dtype.kind not in "US" or not dtype.itemsize or len(shape) != 2 or not all(shape):
         raise ValueError(
             f"{str(path)!r} is an array of {dtype} of shape {shape}; the members' rows are an "
             "array of strings [n, fields + 1], as np.save writes the split lines of the text."
         )
     n, width = shape
-    if path.stat().st_size < start + n * width * dtype.itemsize:
+    if path.stat().st_size < start + header.size:
         raise ValueError(f"{str(path)!r} is cut short: it should have {n:,} rows.")
-    if by_columns:
-        yield np.load(path, allow_pickle=False)
-        return
-    step = max(1, BLOCK // (dtype.itemsize * width))
     with path.open("rb") as file:
+        if header.by_columns:
+            yield np.ascontiguousarray(read_array(file, header.size))
+            return
         file.seek(start)
+        step = max(1, BLOCK // (dtype.itemsize * width))
         for first in range(0, n, step):
             some = min(step, n - first)
             yield np.fromfile(file, dtype, count=some * width).reshape(some, width)
@@ -92,7 +96,9 @@ def _array_rows(path: Path) -> Iterator[NDArray]:
 
 def parsed(block: bytes, layout: tuple[int, ...] | None, where: str, first: int) -> Parsed:
     """The numbers of some lines, of which the first has number `first`."""
-    block = block.replace(b"\r\n", b"\n") if b"\r" in block else block
+    block = block.replace(b"\r\n", b"\n")
+    if b"\r" in block:
+        block = b"\n".join(block.splitlines()) + b"\n"
     if layout is None:
         layout = _layout(block[: block.index(b"\n")])
         if layout is None:
@@ -107,16 +113,12 @@ def parsed(block: bytes, layout: tuple[int, ...] | None, where: str, first: int)
         for i, line in enumerate(block.splitlines()):
             if _layout(line) != layout:
                 raise ValueError(_complaint(line, layout, f"{where} {first + i}"))
-    numbers = block.translate(bytes.maketrans(b";", b","))
     width = sum(layout)
-    try:
-        return Parsed(*_columns(numbers, width, pyarrow.uint8()), layout)
-    except pyarrow.ArrowInvalid:
-        pass
-    try:
-        return Parsed(*_columns(numbers, width, pyarrow.float64()), layout)
-    except (pyarrow.ArrowInvalid, _NoRecord):
-        raise ValueError(_first_bad(block, layout, where, first)) from None
+    records = _bytes(block, width) or _floats(block, width)
+    if records is None:
+        bad, line = _first_bad(block.splitlines(), width)
+        raise ValueError(_complaint(line, layout, f"{where} {first + bad}"))
+    return Parsed(*records, layout)
 
 
 def _layout(line: bytes) -> tuple[int, ...] | None:
@@ -133,64 +135,63 @@ def _pattern(layout: tuple[int, ...]) -> NDArray:
     return np.frombuffer(text, np.uint8)
 
 
-class _NoRecord(Exception):
-    """A number that is none for a record: not finite, or a label that is no class."""
+def _bytes(lines: bytes, width: int) -> tuple[NDArray, NDArray] | None:
+    """`(x uint8 [n, width], y [n])` of lines; None if they are no such numbers."""
+    rows = _numbers(lines, width, pyarrow.int64())
+    if rows is None:
+        return None
+    x, y = rows[:, :-1], rows[:, -1]
+    if x.min() < 0 or x.max() > 255 or not _are_labels(y):
+        return None
+    return x.astype(np.uint8), y.astype(np.int32)
 
 
-def _columns(numbers: bytes, width: int, kind: Any) -> tuple[NDArray, NDArray]:
-    """`(x [n, width], y [n])` of lines of width + 1 numbers."""
-    names = [str(i) for i in range(width + 1)]
-    exact = kind == pyarrow.uint8()
-    kinds = {name: kind for name in names[:-1]}
-    kinds[names[-1]] = pyarrow.int64() if exact else pyarrow.float64()
-    table = csv.read_csv(
-        pyarrow.py_buffer(numbers),
-        read_options=csv.ReadOptions(column_names=names, block_size=_piece(numbers, width)),
-        parse_options=csv.ParseOptions(quote_char=False, ignore_empty_lines=False),
-        convert_options=csv.ConvertOptions(
-            column_types=kinds, null_values=[], strings_can_be_null=False
-        ),
-    )
-    x = np.empty((table.num_rows, width), np.uint8 if exact else np.float32)
-    for start, columns in _batches(table):
-        n = len(columns[0])
-        rows = np.empty((width, n), x.dtype)
-        with np.errstate(over="ignore"):  # beyond float32: infinite, and refused below
-            for i, column in enumerate(columns):
-                rows[i] = column
-        x[start : start + n] = rows.T
-    y = table.column(width).to_numpy()
-    if not exact and not (np.isfinite(x).all() and np.isfinite(y).all() and (y % 1 == 0).all()):
-        raise _NoRecord
-    if y.size and (y.min() < 0 or y.max() > np.iinfo(np.int32).max):
-        raise pyarrow.ArrowInvalid("a label that is no class") if exact else _NoRecord
-    return x, y.astype(np.int32)
+def _floats(lines: bytes, width: int) -> tuple[NDArray, NDArray] | None:
+    """`(x float32 [n, width], y [n])` of lines; None if they are no such numbers."""
+    rows = _numbers(lines, width, pyarrow.float64())
+    if rows is None:
+        return None
+    with np.errstate(over="ignore"):  # beyond float32: infinite, and refused
+        x, y = rows[:, :-1].astype(np.float32), rows[:, -1]
+    return (x, y.astype(np.int32)) if np.isfinite(x).all() and _are_labels(y) else None
 
 
-def _piece(numbers: bytes, width: int) -> int:
-    """Bytes parsed by one thread; no line may be longer."""
-    return max(len(numbers) if width > 50_000 else len(numbers) // 4, 2**20)
+def _are_labels(y: NDArray) -> bool:
+    return bool(((y >= 0) & (y <= np.iinfo(np.int32).max) & (y % 1 == 0)).all())
 
 
-def _batches(table: Any) -> Iterator[tuple[int, list[NDArray]]]:
-    start = 0
-    for batch in table.to_batches():
-        yield start, [column.to_numpy() for column in batch.columns[:-1]]
-        start += batch.num_rows
+def _numbers(lines: bytes, width: int, kind: Any) -> NDArray | None:
+    """All numbers `[n, width + 1]`; None if something is no number of this kind.
+
+    As one column, whatever the width: a column takes kilobytes, and a line may have a million
+    numbers.
+    """
+    try:
+        column = csv.read_csv(
+            pyarrow.py_buffer(lines.translate(_ONE_A_LINE)),
+            read_options=csv.ReadOptions(
+                column_names=["numbers"], block_size=max(len(lines) // 4, 2**20)
+            ),
+            parse_options=csv.ParseOptions(quote_char=False, ignore_empty_lines=False),
+            convert_options=csv.ConvertOptions(
+                column_types={"numbers": kind}, null_values=[], strings_can_be_null=False
+            ),
+        ).column(0)
+    except pyarrow.ArrowInvalid:
+        return None
+    return column.to_numpy().reshape(-1, width + 1)
 
 
-def _first_bad(block: bytes, layout: tuple[int, ...], where: str, first: int) -> str:
-    for i, line in enumerate(block.splitlines()):
-        numbers, _, label = line.translate(bytes.maketrans(b";", b",")).rpartition(b",")
-        try:
-            with np.errstate(over="ignore"):
-                x = np.array(numbers.split(b",")).astype(np.float64).astype(np.float32)
-            y = float(label)
-        except ValueError:
-            return _complaint(line, layout, f"{where} {first + i}")
-        if not (np.isfinite(x).all() and y % 1 == 0 and 0 <= y <= np.iinfo(np.int32).max):
-            return _complaint(line, layout, f"{where} {first + i}")
-    return f"{where}s from {first} on cannot be read as numbers."
+def _first_bad(lines: list[bytes], width: int) -> tuple[int, bytes]:
+    """Number and text of the first line that is no record, by halving where it may be."""
+    start, end = 0, len(lines)
+    while end - start > 1:
+        middle = (start + end) // 2
+        if _floats(b"\n".join(lines[start:middle]) + b"\n", width) is None:
+            end = middle
+        else:
+            start = middle
+    return start, lines[start]
 
 
 def _complaint(line: bytes, layout: tuple[int, ...], place: str) -> str:

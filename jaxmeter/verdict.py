@@ -98,7 +98,7 @@ def _identified(report: "Report") -> list[str]:
     )
     if other.result.tpr_at(fpr) > at["value"]:
         said.append(
-            f"At that rate {other.name} identifies the most: "
+            f"At that rate {find.clean(other.name)} identifies the most: "
             f"{find.percent(other.result.tpr_at(fpr))} (95% interval "
             f"{find.percent(other.result.tpr_interval(fpr).low)} to "
             f"{find.percent(other.result.tpr_interval(fpr).high)})."
@@ -135,8 +135,8 @@ def _beyond_blind(report: "Report") -> list[str]:
         if find.is_blind(row) and row is not top:
             gain = top.result.auc_difference(row.result)
             said.append(
-                f"Its AUC minus that of the {row.name}, on the same records, is {gain.value:+.3f} "
-                f"(95% interval {gain.low:+.3f} to {gain.high:+.3f})."
+                f"Its AUC minus that of the {find.clean(row.name)}, on the same records, is "
+                f"{gain.value:+.3f} (95% interval {gain.low:+.3f} to {gain.high:+.3f})."
             )
     return said
 

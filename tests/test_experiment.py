@@ -217,7 +217,7 @@ def test_stages_follow_from_the_modules_they_import():
         return seen
 
     assert counted("jaxmeter.experiment.drawing") == {
-        *("jaxmeter.data", "jaxmeter.streams"),
+        *("jaxmeter.data", "jaxmeter.npz", "jaxmeter.streams", "jaxmeter.terminal"),
         *("jaxmeter.experiment.drawing", "jaxmeter.experiment.notes"),
     }
     attacking = counted("jaxmeter.experiment.attacking")

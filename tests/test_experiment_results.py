@@ -16,6 +16,7 @@ import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from markdown_it import MarkdownIt
 from stores import ATTACKS, finished_run, rows, run_name, small_study
 
 from jaxmeter import experiment
@@ -332,13 +333,82 @@ def test_names_from_outside_are_escaped(tmp_path: Path):
     tex = comparison.latex()
     assert (
         r"50\%\_of \$x\$ \& \{b\} \#1 \textasciitilde{}\textasciicircum{}\textbackslash{} "
-        r"|\textless{}i\textgreater{}*`" in tex
+        r"\textbar{}\textless{}i\textgreater{}{*}`" in tex
     )
     (row,) = [line for line in comparison.markdown().splitlines() if "50%" in line]
     assert len(re.findall(r"(?<!\\)\|", row)) == 6 and r"\|\<i\>\*\`" in row
     assert next(csv.DictReader(io.StringIO(comparison.csv())))["attack"] == nasty
     html = results.index(tmp_path, "s", reports=False).read_text()
     assert "<i>*" not in html and "&lt;i&gt;*" in html
+
+
+FORMULAS = (
+    "=1+2",
+    "=cmd|' /C calc'!A0",
+    "@SUM(A1)",
+    "+x",
+    "-x",
+    "-2+3",
+    "\t=1",
+    "\n=1",
+    " =1",
+    "＝1",
+)
+NUMBERS = ("-0.5", "+1e-3", "-inf", "1", "x-1", "1=2")
+
+
+def test_no_text_of_a_csv_is_a_formula_and_numbers_stay_numbers(tmp_path: Path):
+    for seed, text in enumerate((*FORMULAS, *NUMBERS)):
+        values = {"seed": 0, "field": text, "=named": seed, "shift": -seed - 0.5}
+        finished_run(tmp_path, "s", values, rows({"=attack": 1.0}))
+    comparison = results.table(tmp_path, by=["attack", "field", "=named", "shift"])
+    found = list(csv.DictReader(io.StringIO(comparison.csv())))
+    assert all(row["attack"] == "'=attack" and float(row["shift"]) < 0 for row in found)
+    assert "'=named" in found[0] and "=named" not in found[0]
+    cells = {row["field"] for row in found}
+    assert cells >= set(NUMBERS)
+    assert all(cell.startswith("'") for cell in cells - set(NUMBERS))
+    assert {cell.removeprefix("'") for cell in cells} == {
+        *(text.strip() for text in FORMULAS),
+        *NUMBERS,
+    }
+
+
+LINKS = (
+    "[x](http://evil.example)",
+    "![x](http://evil.example/a.png)",
+    "http://evil.example",
+    "www.evil.example",
+    "<https://evil.example>",
+    "[x]: http://evil.example",
+    "<img src=x onerror=alert(1)>",
+    "&lt;b&gt; &#124;",
+    "a|b `c` *d* _e_ ~~f~~ $g$ :bomb: \\|",
+    "mailto:a@evil.example",
+)
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_names_are_text_in_markdown(name: str, tmp_path: Path):
+    finished_run(tmp_path, "s", {"seed": 0, name: name}, rows({name: 1.0}))
+    markdown = results.table(tmp_path, by=["attack", name]).markdown()
+    tokens = MarkdownIt("commonmark").enable("table").parse(markdown)
+    inline = [token for token in tokens if token.type == "inline"]
+    assert {child.type for token in inline for child in token.children} <= {"text", "text_special"}
+    texts = ["".join(child.content for child in token.children) for token in inline]
+    assert texts.count(name) == 3, "as the heading, as the attack and as the value"
+    assert not re.search(r"[^\\]://|www\.e|mailto:|[^\\]:bomb:|[^\\][$~]", markdown), "GitHub's own"
+
+
+@pytest.mark.parametrize("name", ["[2cm]x", "*", "a]b", "\x1b[2J\u202e", "x \\\\ y"])
+def test_names_are_no_arguments_in_latex(name: str, tmp_path: Path):
+    finished_run(tmp_path, "s", {"seed": 0}, rows({name: 1.0}))
+    comparison = results.table(tmp_path, by=["attack"], metrics=[])
+    tex = comparison.latex()
+    (row,) = [line for line in tex.splitlines() if line.endswith(r"& 1 \\")]
+    assert not row.startswith(("[", "*")) and row.count(r"\\") == 1
+    assert all(line.isprintable() for line in tex.splitlines())
+    assert all(line.isprintable() for line in comparison.csv().splitlines())
 
 
 def test_comparisons_are_written_as_markdown_csv_and_latex(study: Path, tmp_path: Path):

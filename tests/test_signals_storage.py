@@ -1,6 +1,8 @@
 """Signals in a folder and in bfloat16, and everything downstream of them."""
 
+import errno
 import json
+import os
 
 import jax
 import numpy as np
@@ -85,6 +87,48 @@ def test_a_folder_needs_no_host_memory_but_disk(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"8 records take .*has 10 bytes free"):
         jm.extract(target, records, out=tmp_path / "b")
     assert not (tmp_path / "b").exists()
+
+
+def test_the_space_of_signals_is_their_own_before_they_are_written(tmp_path, monkeypatch):
+    target, records = mlp_target(), some_records(7000, (6,), 4)
+    real = os.posix_fallocate
+
+    def unsupported(file, start, size):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    for i, reserve in enumerate((real, unsupported)):
+        monkeypatch.setattr("os.posix_fallocate", reserve)
+        checked = []
+
+        def progress(done, n, checked=checked):
+            if not done:  # nothing is written yet
+                for path in tmp_path.glob(".*.tmp/*.npy"):
+                    size = path.stat().st_size
+                    assert 512 * path.stat().st_blocks >= size - size % 4096, "sparse"
+                    checked.append(size)
+
+        out = tmp_path / str(i)
+        signals = jm.extract(target, records, SPEC, out=out, progress=progress)
+        assert len(checked) == len(jax.tree.leaves(signals)) and max(checked) > 100_000
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_an_error_that_says_how_much_is_needed(number, tmp_path, monkeypatch):
+    target, records = mlp_target(), some_records(70, (6,), 4)
+    calls = []
+
+    def full(file, start, size):
+        calls.append(size)
+        if len(calls) == 3:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    whole = plan(target, records.x, SPEC).result_bytes
+    message = rf"{os.strerror(number)}: the signals take {whole:,} bytes.* free .*out="
+    with pytest.raises(OSError, match=message) as error:
+        jm.extract(target, records, SPEC, out=tmp_path / "s", progress=lambda *_: pytest.fail())
+    assert error.value.errno == number and str(tmp_path) in str(error.value)
+    assert not list(tmp_path.iterdir()), "the half file is gone"
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich import box
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from rich.text import Text
 
 from jaxmeter.experiment import choosing, showing
 from jaxmeter.experiment.canonical import ConfigError
@@ -23,10 +21,11 @@ from jaxmeter.experiment.runs import Outcome, attempt, name_of, status
 from jaxmeter.experiment.store import Store, opened
 from jaxmeter.experiment.sweeping import shard_of
 from jaxmeter.experiment.upkeep import gc, verify
+from jaxmeter.terminal import console, one_line
 
 STORE = Path("jaxmeter-store")
 _ON_RAY = OnRay()
-_LOG = Console(stderr=True)
+_LOG = console(stderr=True)
 
 
 def main(base: Config, axes: Axes = (), arguments: Sequence[str] | None = None) -> None:
@@ -58,7 +57,7 @@ def main(base: Config, axes: Axes = (), arguments: Sequence[str] | None = None) 
             args=[*before, *(word for option in options for word in option.given)],
         )
     except (ConfigError, OSError, ValueError, ImportError) as error:
-        _LOG.print(f"{error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        _LOG.print(one_line(error), style="red", soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         _LOG.print("Stopped. What was completed is in the store; the same command goes on.")
@@ -81,7 +80,7 @@ def _commands(
           store: Folder, or URL, that keeps what was computed.
         """
         outcomes = list(_watched(1, store, lambda s, p: [attempt(valid(config), s, progress=p)]))
-        print(opened(store).runs / outcomes[0].run)
+        print(one_line(opened(store).runs / outcomes[0].run))
         return _failures(outcomes)
 
     def sweep_command(
@@ -128,7 +127,7 @@ def _commands(
         """
         damages = verify(store)
         for damage in damages:
-            print(f"{damage.path}: {damage.reason}")
+            print(one_line(f"{damage.path}: {damage.reason}"))
         _LOG.print(f"{len(damages)} damaged." if damages else "Nothing is damaged.")
         return int(bool(damages))
 
@@ -144,9 +143,9 @@ def _commands(
         keep = [n for n in every if n in mine or n.rpartition("-")[0] != base.study]
         found = gc(store, keep=keep, remove=remove)
         for path in found:
-            print(path)
+            print(one_line(path))
         verb = "removed" if remove else "could be removed with --remove"
-        _LOG.print(f"{len(found)} {verb}.", highlight=False)
+        _LOG.print(f"{len(found)} {verb}.")
         return 0
 
     variants = choosing.help_of_variants(base)
@@ -181,7 +180,7 @@ def _shard(text: str) -> tuple[int, int]:
 def _watched(count: int, path: Path, work: Callable[[Store, Any], Any]) -> Any:
     """Yields outcomes while bars and lines about them go to stderr."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -189,7 +188,7 @@ def _watched(count: int, path: Path, work: Callable[[Store, Any], Any]) -> Any:
     with Progress(*columns, console=_LOG, transient=True) as bars:
 
         def say(text: str) -> None:
-            bars.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+            bars.console.print(text, style="yellow", soft_wrap=True)
 
         runs, stage = bars.add_task("runs", total=count), bars.add_task("", total=1)
 
@@ -203,9 +202,9 @@ def _watched(count: int, path: Path, work: Callable[[Store, Any], Any]) -> Any:
                 stages = len(outcome.computed) + len(outcome.cached)
                 there = f"{len(outcome.computed)} of {stages} stages computed"
                 line += f", {outcome.seconds:.1f} s, {there if stages else 'as it was'}"
-            bars.console.print(line, highlight=False, soft_wrap=True)
+            bars.console.print(line, soft_wrap=True)
             if outcome.error:
-                say(f"  {outcome.error}")
+                say(f"  {one_line(outcome.error)}")
             yield outcome
 
 
@@ -217,7 +216,6 @@ def _failures(outcomes: Sequence[Outcome]) -> int:
             f"{len(failed)} of {len(outcomes)} runs failed; the next sweep tries them again. Their "
             "status.json has the whole traceback.",
             style="red",
-            highlight=False,
         )
     return int(bool(failed))
 
@@ -234,9 +232,10 @@ def _show_status(base: Config, axes: Axes, store: Path) -> int:
         counts = [sum(o.state == state for o in of) for of in (rows, others)]
         if any(counts):
             table.add_row(state, *map(str, counts))
-    console = Console()
-    console.print(table)
+    out = console()
+    out.print(table)
     for outcome in (*rows, *others):
         if outcome.error:
-            console.print(Text(f"{outcome.run} {outcome.state}: {outcome.error}"), soft_wrap=True)
+            text = one_line(f"{outcome.run} {outcome.state}: {outcome.error}")
+            out.print(text, soft_wrap=True)
     return int(any(outcome.state == "failed" for outcome in rows))

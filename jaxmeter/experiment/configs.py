@@ -26,6 +26,7 @@ from jaxmeter.experiment.canonical import (
 )
 from jaxmeter.experiment.datasets import AnyData, Digits
 from jaxmeter.experiment.recipes import AlexNet, Cnn, Mlp
+from jaxmeter.intake.files import kind_of
 from jaxmeter.shadow.recipe import RecipeConfig
 from jaxmeter.signals import SignalSpec
 
@@ -51,7 +52,16 @@ class TargetFile:
     trust: bool = False
 
     def files(self) -> tuple[Path, ...]:
-        """The files that it is read from."""
+        """The files that it is read from.
+
+        Raises:
+          ValueError: if the path is something else than a model. All files are hashed, and that
+            takes as long as a folder is large.
+        """
+        if self.path.exists():
+            kind_of(self.path)
+        if self.weights and self.weights.is_dir():
+            raise ValueError(f"weights is {str(self.weights)!r}, a folder; it takes an .h5 file.")
         return (self.path, *([self.weights] if self.weights else []))
 
 

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,10 @@ PACKAGES = (
     "jax-privacy",
 )
 _OURS = "jaxmeter"
+_SAVED_MODEL = (
+    *("saved_model.pb", "saved_model.pbtxt", "keras_metadata.pb", "fingerprint.pb"),
+    *("variables", "assets", "assets.extra"),
+)
 _CONFIGURATION = ("BASE", "AXES")  # of a study: what its configs say, its code need not say again
 
 
@@ -35,11 +40,17 @@ def content_of(path: Path) -> str:
 
     Bytes are read again in this process only if size, times or place of a file changed since.
 
+    Of a SavedModel only its own files count, whatever else lies in the folder.
+
     Raises:
       FileNotFoundError: if there is nothing.
+      ValueError: if it is neither a file nor a folder.
     """
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file())
+        is_model = any((path / name).is_file() for name in _SAVED_MODEL[:2])
+        places = [path / name for name in _SAVED_MODEL] if is_model else [path]
+        inside = (p for place in places for p in (place, *place.rglob("*")))
+        files = sorted(p for p in inside if p.is_file())
         return digest([[p.relative_to(path).as_posix(), content_of(p)] for p in files])
     try:
         found = path.stat()
@@ -47,6 +58,8 @@ def content_of(path: Path) -> str:
         raise FileNotFoundError(
             f"there is no file {str(path)!r}, which a config names as its input."
         ) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{str(path)!r} is no regular file, so its content cannot be hashed.")
     where = str(path.absolute())
     return _content(where, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from jaxmeter.experiment.runs import COST, STATUS, SUMMARY, fetch
 from jaxmeter.experiment.store import Store, opened
 from jaxmeter.experiment.writing import FORMAT, replace
+from jaxmeter.terminal import printable
 
 LOCAL = "jaxmeter-studies"
 AnyStore = Store | str | PathLike[str]
@@ -282,4 +283,4 @@ def listed(names: Iterable[str], unknown: str) -> str:
     """What to say about a name that is not among the names: the nearest ones."""
     names = list(names)
     near = difflib.get_close_matches(unknown, names, 5, 0.4) or names
-    return ", ".join(near[:12]) + (", ..." if len(near) > 12 else "")
+    return ", ".join(map(printable, near[:12])) + (", ..." if len(near) > 12 else "")

@@ -137,7 +137,8 @@ def _package() -> str:
     place = _HERE.parent
     digest = hashlib.sha256()
     for name in ("page.py", "page.css", "figures.py", "facts.py", "findings.py", "verdict.py",
-                 "folder.py", "metrics.py", "report.py", "experiment/reopening.py"):  # fmt: skip
+                 "folder.py", "metrics.py", "report.py", "terminal.py",
+                 "experiment/reopening.py"):  # fmt: skip
         digest.update(hashlib.sha256((place / name).read_bytes()).digest())
     return digest.hexdigest()
 

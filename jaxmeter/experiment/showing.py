@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from jaxmeter.terminal import console, one_line
 
 # A function's own imports: they bring in matplotlib and pyarrow, which a sweep does not need.
 
-_LOG = Console(stderr=True)
+_LOG = console(stderr=True)
 _MOST_LINES = 200  # printed: a second a thousand, and nobody reads more
 
 
@@ -48,13 +48,13 @@ def commands(study: str, default: Path) -> dict[str, Callable[..., Any]]:
             comparison = compared(tidied, by=by, metrics=metrics)
             wide = None if sys.stdout.isatty() else 200
             shown = dataclasses.replace(comparison, lines=comparison.lines[:_MOST_LINES])
-            Console(width=wide).print(shown.rich())
+            console(width=wide).print(shown.rich())
             if len(shown.lines) < len(comparison.lines):
                 more = f"{len(comparison.lines) - _MOST_LINES:,} more configurations are in table.*"
-                _LOG.print(more, highlight=False)
+                _LOG.print(more)
             finished.replaced(place / "results.parquet", finished.parquet(tidied))
             results.write_table(comparison, place)
-            _LOG.print(f"written to {place}", markup=False, highlight=False, soft_wrap=True)
+            _LOG.print(f"written to {place}", soft_wrap=True)
         return int(bool(damaged))
 
     def plot(
@@ -80,7 +80,7 @@ def commands(study: str, default: Path) -> dict[str, Callable[..., Any]]:
             for path in results.plot(
                 store, study, out=out, by=by, metrics=metrics, attacks=attacks
             ):
-                print(path)
+                print(one_line(path))
         return int(bool(damaged))
 
     def index(store: Path = default, reports: bool = True, out: Path | None = None) -> int:
@@ -95,7 +95,7 @@ def commands(study: str, default: Path) -> dict[str, Callable[..., Any]]:
         from jaxmeter.experiment import results
 
         with _said() as damaged:
-            print(results.index(store, study, out=out, reports=reports))
+            print(one_line(results.index(store, study, out=out, reports=reports)))
         return int(bool(damaged))
 
     def events(store: Path = default, out: Path | None = None) -> int:
@@ -111,7 +111,7 @@ def commands(study: str, default: Path) -> dict[str, Callable[..., Any]]:
         with _said() as damaged:
             written = results.write_events(store, study, out)
             place = finished.results_folder(store, study) / "events" if out is None else out
-            print(place if written else "no attack of this study was fitted")
+            print(one_line(place) if written else "no attack of this study was fitted")
         return int(bool(damaged))
 
     return {"table": table, "plot": plot, "index": index, "events": events}
@@ -128,8 +128,8 @@ def _said() -> Iterator[list[str]]:
         yield damaged
     for warning in caught:
         if issubclass(warning.category, StoreWarning):
-            damaged.append(str(warning.message))
-            _LOG.print(damaged[-1], style="yellow", markup=False, highlight=False, soft_wrap=True)
+            damaged.append(one_line(warning.message))
+            _LOG.print(damaged[-1], style="yellow", soft_wrap=True)
         else:
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno

@@ -20,9 +20,15 @@ from jaxmeter.findings import clean, rate_name
 
 _LATEX = {
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "–": "--"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "–": "--"},
     **{character: f"\\{character}" for character in "&%$#_{}"},
+    # At the start of a row these would be arguments of the rule or line break before it.
+    **{character: f"{{{character}}}" for character in "[]*"},
 }
+# What GitHub's Markdown reads as markup: also of links without brackets, formulas and emoji.
+_MARKDOWN = re.compile(r"[\\|*_`<>\[\]!&~$:@]|(?<=www)\.", re.IGNORECASE)
+# What spreadsheets read as the start of a formula, in the full width of Asian scripts too.
+_FORMULA = tuple("=+-@＝＋－＠")
 
 
 class Cell(NamedTuple):
@@ -86,21 +92,22 @@ class Comparison:
         return "\n".join([*lines, "", self.caption, ""])
 
     def csv(self) -> str:
-        """Unrounded: for every metric its mean, std, n, and the interval of a single run."""
+        """Unrounded: for every metric its mean, std, n, and the interval of a single run.
+
+        A text that a spreadsheet would take for a formula has an apostrophe before it.
+        """
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         kinds = ("mean", "std", "n", "low", "high")
-        writer.writerow(
-            [*self.by, "runs", *(f"{m}_{kind}" for m in self.metrics for kind in kinds)]
-        )
+        figures = [f"{metric}_{kind}" for metric in self.metrics for kind in kinds]
+        writer.writerow(map(_csv, [*self.by, "runs", *figures]))
         for line in self.lines:
             figures = [
                 "" if (value := getattr(cell, kind)) is None else repr(value)
                 for cell in line.cells
                 for kind in kinds
             ]
-            values = ["" if value is None else str(value) for value in line.values]
-            writer.writerow([*values, line.runs, *figures])
+            writer.writerow([*map(_csv, line.values), line.runs, *figures])
         return file.getvalue()
 
     def latex(self) -> str:
@@ -318,8 +325,21 @@ def _math(metric: str, cell: Cell) -> str:
     return f"${' '.join(filter(None, said))}$" + (f" {some}" if some else "")
 
 
+def _csv(value: Any) -> str:
+    text = "" if value is None else clean(value)
+    return f"'{text}" if text.startswith(_FORMULA) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _markdown(text: str) -> str:
-    return re.sub(r"([\\|*_`<>])", r"\\\1", text)
+    return _MARKDOWN.sub(r"\\\g<0>", text)
 
 
 def _latex(text: str) -> str:

@@ -15,8 +15,10 @@ from jaxmeter.intake.files import ACCEPTED, boundary, examined
 from jaxmeter.intake.heads import Choice
 from jaxmeter.intake.safety.budget import files_of, within
 from jaxmeter.target import Target
+from jaxmeter.terminal import printable_messages
 
 
+@printable_messages()
 def load_target(
     source: Any,
     *,
@@ -104,6 +106,7 @@ def load_target(
         )
 
 
+@printable_messages()
 def open_keras(
     path: str | os.PathLike[str],
     *,

@@ -52,6 +52,29 @@ def examined(path: Path, trust: bool, custom: Mapping[str, Any] = MappingProxyTy
       ValueError: if it is damaged, of an unknown format, or not safe to open. `trust` lets code in
         a file pass, not damage. `custom` are classes and functions that are at hand, by name.
     """
+    kind = kind_of(path)
+    if kind in ("onnx", "saved-model"):
+        return File(kind, "?", None)
+    readers = {"keras": _read_keras, "hdf5": _read_hdf5, "json": _read_json}
+    try:
+        config, version = readers[kind](path, trust)
+        check_config(config, str(path), trust, custom)
+    except RecursionError as error:
+        raise _damaged(path, ValueError("its config is nested without end")) from error
+    except Exception as error:
+        if _is_own(error, path):
+            raise
+        raise _damaged(path, error) from error
+    return File(kind, version, config)
+
+
+def kind_of(path: Path) -> str:
+    """The kind of a model file by its name, or of a folder by what is in it; nothing is read.
+
+    Raises:
+      FileNotFoundError: if there is nothing.
+      ValueError: if it is no model file, or empty.
+    """
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}. {_neighbours(path)}")
     if path.is_dir():
@@ -60,7 +83,7 @@ def examined(path: Path, trust: bool, custom: Mapping[str, Any] = MappingProxyTy
                 f"{path} is a folder, and not a SavedModel: it has no saved_model.pb. load_target "
                 f"takes {ACCEPTED}."
             )
-        return File("saved-model", "?", None)
+        return "saved-model"
     kind = {
         ".keras": "keras",
         ".h5": "hdf5",
@@ -80,19 +103,7 @@ def examined(path: Path, trust: bool, custom: Mapping[str, Any] = MappingProxyTy
         raise ValueError(f"{path} is no regular file; give the path of the model file itself.")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty; copy or save it again.")
-    if kind == "onnx":
-        return File(kind, "?", None)
-    readers = {"keras": _read_keras, "hdf5": _read_hdf5, "json": _read_json}
-    try:
-        config, version = readers[kind](path, trust)
-        check_config(config, str(path), trust, custom)
-    except RecursionError as error:
-        raise _damaged(path, ValueError("its config is nested without end")) from error
-    except Exception as error:
-        if _is_own(error, path):
-            raise
-        raise _damaged(path, error) from error
-    return File(kind, version, config)
+    return kind
 
 
 def check_weights(path: Path) -> None:

@@ -4,11 +4,13 @@ How logits are read from the part of a model that is audited, and whether it com
 original does.
 """
 
+import inspect
 import math
 import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -34,7 +36,7 @@ from jaxmeter.lowering import lowered
 from jaxmeter.shapes import PROBES, Shape, TooExpensive, traced
 from jaxmeter.target import Outputs, Source, Target, TargetSpec
 
-_STACK = 6  # from a warning here up to the caller of load_target
+_PACKAGE = str(Path(__file__).parents[1])
 
 Forward = Callable[[dict[str, Any], dict[str, Any], Array], Seen]
 
@@ -245,7 +247,7 @@ def _reading(form: Form, head: Head, final: Final) -> _Reading:
     loss = "log p: float32 has lost what confident records differ in. Better save the model before"
     if width == 1 and ending is None and in_range:
         warnings.warn(
-            f"{head.subject} gives one probability; its logits are {loss} it.", stacklevel=_STACK
+            f"{head.subject} gives one probability; its logits are {loss} it.", stacklevel=_above()
         )
         return _Reading(
             lambda p: jnp.concatenate([jnp.log1p(-_below_one(p)), _log(p)], axis=1),
@@ -267,7 +269,7 @@ def _reading(form: Form, head: Head, final: Final) -> _Reading:
         warnings.warn(
             f"the outputs of {head.subject} are probabilities, but not by a final softmax that can "
             f"be taken off; its logits are {loss} that step.",
-            stacklevel=_STACK,
+            stacklevel=_above(),
         )
         return _Reading(_log, jnp.exp, "logs of the probabilities the model gives")
     sizes = [d for d in form.shape if d is not None]
@@ -280,9 +282,20 @@ def _reading(form: Form, head: Head, final: Final) -> _Reading:
             f"the model gives as many numbers, {width}, as a record has numbers. If it is an "
             "autoencoder, these are no class scores and an audit means nothing. If it is a "
             "classifier, say output=1 to load it without this warning.",
-            stacklevel=_STACK,
+            stacklevel=_above(),
         )
     return _Reading(lambda z: z, lambda z: z, "the model's outputs as they are")
+
+
+def _above() -> int:
+    """The level of a warning at which it is the caller's of this package, by whatever route."""
+    level, found = 0, 0
+    frame = inspect.currentframe()
+    while (frame := frame.f_back if frame else None) is not None:
+        level += 1
+        if frame.f_code.co_filename.startswith(_PACKAGE):
+            found = level
+    return found + 1
 
 
 def _beside_zero(z: Array) -> Array:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from jaxmeter.intake import load_target
 from jaxmeter.signals import ResolvedSpec, SignalSpec
 from jaxmeter.target import LOGITS, Target, layer_of, resolve_variables
+from jaxmeter.terminal import printable
 
 
 class Numbered(NamedTuple):
@@ -95,10 +96,10 @@ def counterparts(model: Numbered, other: Numbered, spec: ResolvedSpec) -> dict[s
         named = f"{layer}/{variable.rpartition('/')[2]}" if "/" in variable else layer
         wanted, there = model.target.params[variable], other.target.params.get(named)
         if there is None or there.shape != wanted.shape:
-            what = "nothing of that name" if there is None else f"{named} {there.shape}"
+            what = "nothing of that name" if there is None else f"{printable(named)} {there.shape}"
             raise ValueError(
-                f"the attack reads the gradients of {variable} {wanted.shape}, but the target "
-                f"that it is tested on has {what}. Across architectures use a black box: "
+                f"the attack reads the gradients of {printable(variable)} {wanted.shape}, but the "
+                f"target that it is tested on has {what}. Across architectures use a black box: "
                 "gradients_to_exploit=None and the last layer alone in layers_to_exploit."
             )
         found[variable] = named
@@ -106,7 +107,7 @@ def counterparts(model: Numbered, other: Numbered, spec: ResolvedSpec) -> dict[s
 
 
 def _output(model: Numbered, number: int | str, released: bool) -> str:
-    listing = ", ".join(f"{i}: {name}" for i, name in enumerate(model.layers, start=1))
+    listing = ", ".join(f"{i}: {printable(name)}" for i, name in enumerate(model.layers, start=1))
     if number == LOGITS:
         return LOGITS
     if isinstance(number, int) and not isinstance(number, bool):
@@ -136,8 +137,9 @@ def _same_layer(model: Numbered, other: Numbered, name: str) -> str:
     place = model.layers.index(name) if name in model.layers else len(other.layers)
     if place >= len(other.layers) or other.layers[place] not in other.target.spec.layers:
         raise ValueError(
-            f"the attack reads the output of {name}, layer {place + 1}, which the target it is "
-            "tested on does not have. Across architectures use a black box: the last layer alone."
+            f"the attack reads the output of {printable(name)}, layer {place + 1}, which the "
+            "target it is tested on does not have. Across architectures use a black box: the last "
+            "layer alone."
         )
     return other.layers[place]
 

@@ -18,6 +18,7 @@ from jaxmeter.attack import Fitted
 from jaxmeter.facts import plain
 from jaxmeter.folder import rendered
 from jaxmeter.metrics import AttackResult
+from jaxmeter.terminal import one_line
 
 
 class Places(NamedTuple):
@@ -72,16 +73,23 @@ def claimed(logs: Path, model_name: str) -> Places:
 def logger(places: Places) -> Iterator[logging.Logger]:
     """A logger that writes to the run's file and to the console."""
     log = logging.Logger(f"jaxmeter.meter.{places.name}", logging.INFO)
-    stamped = logging.Formatter("%(asctime)s %(message)s")
     file = logging.FileHandler(places.log, encoding="utf-8")
-    file.setFormatter(stamped)
+    file.setFormatter(_Printable("%(asctime)s %(message)s"))
     console = logging.StreamHandler(sys.stdout)
+    console.setFormatter(_Printable())
     log.addHandler(file)
     log.addHandler(console)
     try:
         yield log
     finally:
         file.close()
+
+
+class _Printable(logging.Formatter):
+    """Lines that name layers, as files have them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))
 
 
 def write_fit(places: Places, fitted: Fitted) -> None:

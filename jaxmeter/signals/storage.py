@@ -1,6 +1,8 @@
 """Signals in a folder: one .npy an array, memory-mapped, and a manifest; complete or not there."""
 
+import errno
 import json
+import math
 import os
 import secrets
 import shutil
@@ -60,6 +62,9 @@ def writing(folder: str | PathLike[str], shapes: Signals) -> Iterator[Signals]:
 
     If anything is raised meanwhile, the temporary folder is removed. Killed, the process leaves it
     beside `folder`, under a name that begins with a dot and ends in ".tmp".
+
+    Raises:
+      OSError: if the disk has not the space, which is reserved before the first signal is written.
     """
     folder = check_free(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -67,14 +72,11 @@ def writing(folder: str | PathLike[str], shapes: Signals) -> Iterator[Signals]:
     try:
         temporary.mkdir()
         entries, maps, leaves = [], [], {}
+        total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for _, leaf in _leaves(shapes))
         for i, (path, leaf) in enumerate(_leaves(shapes)):
             name, dtype, shape = f"{i:03d}.npy", np.dtype(leaf.dtype), tuple(leaf.shape)
             entries.append({"path": path, "file": name, "dtype": dtype.name, "shape": shape})
-            maps.append(
-                np.lib.format.open_memmap(
-                    temporary / name, mode="w+", dtype=_on_disk(dtype), shape=shape
-                )
-            )
+            maps.append(_reserved(temporary / name, _on_disk(dtype), shape, total))
             leaves[path] = np.asarray(maps[-1]).view(dtype)
         names = {field: list(getattr(shapes, field)) for field in _DICTS}
         yield _assembled(leaves, names)
@@ -106,6 +108,46 @@ def check_free(folder: str | PathLike[str]) -> Path:
     return folder
 
 
+def _reserved(path: Path, dtype: np.dtype, shape: tuple[int, ...], total: int) -> np.memmap:
+    """A new array, memory-mapped, whose space is its own.
+
+    Of a sparse file the disk could fill up while its pages are written, and that is no error that
+    Python could catch: the process is killed by SIGBUS.
+    """
+    with path.open("wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
+        np.lib.format.write_array_header_1_0(file, {**header, "shape": shape})
+        file.flush()
+        size = math.prod(shape) * dtype.itemsize
+        try:
+            _reserve(file.fileno(), file.tell(), size)
+        except OSError as error:
+            free = shutil.disk_usage(path.parent).free
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: the signals take {total:,} bytes, and for an array of "
+                f"{size:,} of them {path.parent.parent} has {free:,} free (a quota may allow "
+                "less). Free some, or write to another disk: out= takes any folder",
+            ) from error
+    return np.lib.format.open_memmap(path, mode="r+")
+
+
+def _reserve(file: int, start: int, size: int) -> None:
+    """Makes the file longer by bytes that the disk has set aside."""
+    if not size:
+        return
+    try:
+        os.posix_fallocate(file, start, size)
+    except (AttributeError, OSError) as error:  # macOS has none, and some file systems neither
+        if getattr(error, "errno", errno.ENOSYS) not in _UNSUPPORTED:
+            raise
+        zeros = memoryview(bytes(min(size, 2**24)))
+        while size:
+            written = os.pwrite(file, zeros[: min(size, len(zeros))], start)
+            start, size = start + written, size - written
+
+
+_UNSUPPORTED = (errno.EINVAL, errno.ENODEV, errno.ENOSYS, errno.EOPNOTSUPP)
 _DICTS = ("outputs", "gradients", "gradient_norms", "scalars")
 
 
@@ -143,7 +185,7 @@ def _opened(folder: Path, entry: dict[str, Any]) -> Any:
         raise ValueError(f"{folder / MANIFEST} names a file outside its folder: {name}.")
     try:
         mapped = np.load(folder / name, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # NumPy evaluates the header, which can fail in a dozen ways
         raise ValueError(f"{folder / name} cannot be read as an array: {error}") from error
     if mapped.dtype != _on_disk(dtype) or list(mapped.shape) != entry["shape"]:
         raise ValueError(
