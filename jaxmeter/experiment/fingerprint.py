@@ -13,6 +13,8 @@ from typing import Any
 
 import jax
 
+from jaxmeter.disk import is_litter
+
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "keras", "scikit-learn"),
     "jax-privacy",
@@ -39,7 +41,7 @@ def content_of(path: Path) -> str:
       FileNotFoundError: if there is nothing.
     """
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file())
+        files = sorted(p for p in path.rglob("*") if p.is_file() and not is_litter(p.name))
         return digest([[p.relative_to(path).as_posix(), content_of(p)] for p in files])
     try:
         found = path.stat()

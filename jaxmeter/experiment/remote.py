@@ -27,6 +27,7 @@ class Errand:
     Attributes:
       study: its name.
       store: the store's folder, absolute, or its URL.
+      shared: whether what is written there is for others too.
       token: a file of the store that is there while the sweep is; None not to look for one.
       folder: what relative paths in configs are relative to.
       shipment: the study's source.
@@ -34,6 +35,7 @@ class Errand:
 
     study: str
     store: str
+    shared: bool
     token: str | None
     folder: str
     shipment: Shipment
@@ -95,7 +97,7 @@ def attempted(
                     f"{socket.gethostname()} has other code than the sweep was started with. "
                     "Install the same jaxmeter, and the same packages of the study, there."
                 )
-            store = opened(errand.store, say)
+            store = opened(errand.store, say, shared=errand.shared)
             if errand.token and not (store.path / errand.token).exists():
                 raise StoreError(
                     f"{store.path} on {socket.gethostname()} is not the sweep's store. Name a "

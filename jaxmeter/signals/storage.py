@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmeter import disk
 from jaxmeter.gradients import Outer
 from jaxmeter.signals.example import Signals
 
@@ -38,7 +38,7 @@ def load(folder: str | PathLike[str]) -> Signals:
             f"{folder} holds no signals (no {MANIFEST}). jm.extract(..., out=folder) writes them; "
             "an extraction that was interrupted leaves nothing."
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{folder / MANIFEST} is not a manifest of signals: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("kind") != "jaxmeter signals":
         raise ValueError(f"{folder / MANIFEST} is not a manifest of jaxmeter's signals.")
@@ -62,14 +62,15 @@ def writing(folder: str | PathLike[str], shapes: Signals) -> Iterator[Signals]:
     beside `folder`, under a name that begins with a dot and ends in ".tmp".
     """
     folder = check_free(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
+    disk.make_folder(folder.parent)
+    temporary = disk.beside(folder)
     try:
-        temporary.mkdir()
+        disk.make_folder(temporary)
         entries, maps, leaves = [], [], {}
         for i, (path, leaf) in enumerate(_leaves(shapes)):
             name, dtype, shape = f"{i:03d}.npy", np.dtype(leaf.dtype), tuple(leaf.shape)
             entries.append({"path": path, "file": name, "dtype": dtype.name, "shape": shape})
+            disk.create(temporary / name).close()
             maps.append(
                 np.lib.format.open_memmap(
                     temporary / name, mode="w+", dtype=_on_disk(dtype), shape=shape
@@ -84,18 +85,23 @@ def writing(folder: str | PathLike[str], shapes: Signals) -> Iterator[Signals]:
             {"kind": "jaxmeter signals", "format": _FORMAT, "names": names, "arrays": entries},
             indent=1,
         )
-        (temporary / MANIFEST).write_text(text, "utf-8")
+        disk.write(temporary / MANIFEST, text.encode())
         check_free(folder)  # it may have changed while we wrote
-        temporary.rename(folder)
+        disk.swap(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
 def check_free(folder: str | PathLike[str]) -> Path:
-    """The folder as an absolute path; an error if anything is there but an empty folder."""
+    """The folder as an absolute path; an error if anything is there but an empty folder.
+
+    What systems leave in folders, such as .DS_Store, does not count, and stays.
+    """
     folder = Path(folder).expanduser().resolve()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if folder.exists() and not (
+        folder.is_dir() and all(disk.is_litter(path.name) for path in folder.iterdir())
+    ):
         raise FileExistsError(
             f"{folder} exists, and signals are never written over anything. Read it with "
             "jm.signals.load if it holds the signals you want, remove it, or name another folder."
@@ -139,10 +145,12 @@ def _assembled(leaves: dict[tuple[str, ...], Any], names: dict[str, list[str]]) 
 def _opened(folder: Path, entry: dict[str, Any]) -> Any:
     """One array, as a plain read-only view of its memory map."""
     name, dtype = entry["file"], jnp.dtype(entry["dtype"])
-    if Path(name).name != name:
-        raise ValueError(f"{folder / MANIFEST} names a file outside its folder: {name}.")
     try:
-        mapped = np.load(folder / name, mmap_mode="r", allow_pickle=False)
+        path = disk.below(folder, name)
+    except disk.UnsafeName as error:
+        raise ValueError(f"{folder / MANIFEST} names a file outside its folder: {error}") from error
+    try:
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder / name} cannot be read as an array: {error}") from error
     if mapped.dtype != _on_disk(dtype) or list(mapped.shape) != entry["shape"]:
