@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxmeter import disk
+from jaxmeter.disk import replace
 from jaxmeter.experiment import states
 from jaxmeter.experiment.runs import fetch
 from jaxmeter.experiment.states import COST, STATUS, SUMMARY
@@ -172,7 +173,7 @@ def document(run: Finished, name: str) -> dict[str, Any]:
 def replaced(path: Path, content: bytes, *, shared: bool = False) -> Path:
     """Writes a file whole or not at all, and its folder if there is none."""
     disk.make_folder(path.parent, shared=shared)
-    disk.replace(path, content, shared=shared)
+    replace(path, content, shared=shared)
     return path
 
 
