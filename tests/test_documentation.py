@@ -220,7 +220,7 @@ ARROWS = {
     "experiment.datasets": {"data", "experiment.published", "intake.surroundings"},
     "experiment.recipes": {"intake.surroundings", "lowering"},
     "experiment.configs": {
-        *("catalogue", "experiment.canonical", "experiment.datasets"),
+        *("catalogue", "disk", "experiment.canonical", "experiment.datasets"),
         *("experiment.recipes", "shadow.recipe", "signals"),
     },
     "experiment.writing": {"disk", "experiment.fingerprint"},

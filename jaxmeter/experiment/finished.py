@@ -9,7 +9,6 @@ import difflib
 import gc
 import hashlib
 import os
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,7 +29,6 @@ from jaxmeter.experiment.writing import FORMAT, MALFORMED, parsed, read
 
 LOCAL = "jaxmeter-studies"
 AnyStore = Store | str | PathLike[str]
-_NAME = re.compile(r"(.+)-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +96,7 @@ def runs(store: AnyStore, study: str | None = None) -> Runs:
     fetch(store)
     folder = store.runs
     try:
-        names = sorted(entry.name for entry in os.scandir(folder) if _is_run(entry.name))
+        names = sorted(entry.name for entry in os.scandir(folder) if states.is_run(entry.name))
     except (FileNotFoundError, NotADirectoryError):
         names = []
     if not names:
@@ -135,10 +133,6 @@ def runs(store: AnyStore, study: str | None = None) -> Runs:
             "their status and sweep again."
         )
     return Runs(finished, unfinished)
-
-
-def _is_run(name: str) -> bool:
-    return bool(_NAME.fullmatch(name)) and not name.startswith(".") and not disk.is_litter(name)
 
 
 def study_of(name: str) -> str:
@@ -260,6 +254,8 @@ def _as_said(folder: Path, content: bytes) -> Finished | Unfinished:
         )
     except (*MALFORMED, ValueError) as error:
         raise DamagedRun(f"an entry is missing or of another kind: {error}") from error
+    if not disk.is_plain(run.study):
+        raise DamagedRun(f"a study cannot be named {run.study!r}")
     if run.study != study_of(folder.name):
         raise DamagedRun(f"its config is of study {run.study!r}")
     return run

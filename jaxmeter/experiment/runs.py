@@ -141,7 +141,11 @@ def _once(config: Config, store: Store, *, progress: Progress | None, wait: bool
     def waiting() -> None:
         store.say(f"another process is at {name}; waiting for it.")
 
-    with store.writable(), locked(store.lock("runs", name), wait=wait, waiting=waiting):
+    lock = store.lock("runs", name)
+    with (
+        store.writable(),
+        locked(lock, wait=wait, waiting=waiting, common=store.shared),
+    ):
         if is_done(store, config, name):  # another process may have done it meanwhile
             return Made()
         disk.make_folder(disk.below(store.path, f"runs/{name}"), shared=store.shared)
@@ -190,7 +194,8 @@ def _once(config: Config, store: Store, *, progress: Progress | None, wait: bool
             with contextlib.suppress(OSError):
                 text = "".join(traceback.format_exception(error))
                 entries = dict.fromkeys([*before, *_names(made)])
-                tell("failed", entries, error=_line(error), traceback=text)
+                state = "failed" if isinstance(error, Exception) else "interrupted"
+                tell(state, entries, error=_line(error), traceback=text)
                 if store.mirror is not None:
                     store.mirror.replace(folder, f"runs/{name}", STATUS)
             raise
@@ -203,7 +208,8 @@ def abandon(name: str, store: Store, error: str) -> None:
     Nothing is said of a run that is done, or that another process is at by now.
     """
     with contextlib.suppress(OSError, Busy):
-        with store.writable(), locked(store.lock("runs", name), wait=False):
+        lock = store.lock("runs", name)
+        with store.writable(), locked(lock, wait=False, common=store.shared):
             folder = store.runs / name
             with contextlib.suppress(OSError, ValueError):
                 if states.read_status(folder).state == "done":
@@ -332,14 +338,13 @@ def fetch(store: Store, names: Sequence[str] | None = None) -> set[str]:
     found = store.mirror.contents([f"runs/{name}/{STATUS}" for name in names])
     there = {name for name in names if f"runs/{name}/{STATUS}" in found}
     for name in sorted(there):
-        folder = disk.below(store.path, f"runs/{name}")
         with contextlib.suppress(OSError):
-            if (folder / STATUS).read_bytes() == found[f"runs/{name}/{STATUS}"]:
+            if read(store.runs / name / STATUS) == found[f"runs/{name}/{STATUS}"]:
                 continue
+        lock = store.lock("runs", name)
         try:
-            with contextlib.suppress(Busy), locked(store.lock("runs", name), wait=False):
-                with disk.folder(folder, shared=store.shared) as temporary:
-                    store.mirror.fetched(f"runs/{name}", STATUS, temporary)
+            with contextlib.suppress(Busy), locked(lock, wait=False, common=store.shared):
+                store.fetched(f"runs/{name}", STATUS)
         except disk.UnsafeName as error:
             there.remove(name)
             warnings.warn(

@@ -1,5 +1,6 @@
 """What a run's status.json says: how far the run is, its entries, the hashes of its files."""
 
+import contextlib
 import os
 import platform
 import re
@@ -110,7 +111,15 @@ def recorded(folder: Path) -> list[str]:
 
 def run_folders(runs: Path) -> list[Path]:
     """The folders of runs, by name, to be read; nothing that others or dead processes left."""
-    return [f for f in folders(runs, links=True) if not f.name.startswith(".")]
+    found = {f.name for f in folders(runs, links=True) if not f.name.startswith(".")}
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        found |= {name for name in os.listdir(runs) if is_run(name)}  # a file in its place, say
+    return [runs / name for name in sorted(found)]
+
+
+def is_run(name: str) -> bool:
+    """Whether a run may have the name: `<study>-<12 hex>`."""
+    return re.fullmatch(r"[^.].*-[0-9a-f]{12}", name) is not None
 
 
 def folders(place: Path, *, links: bool = False) -> list[Path]:

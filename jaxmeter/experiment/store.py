@@ -158,24 +158,29 @@ class Store:
                     self._put_aside(found)
             return self._published(self._computed(stage, key, ingredients, compute))
 
-    def _fetched(self, stage: str, key: str) -> bool:
-        """Whether the mirror has the entry, which then is here too; it is checked when read."""
+    def fetched(self, inner: str, last: str) -> bool:
+        """Whether the mirror has a folder, which then is here too, as it is there.
+
+        Raises:
+          UnsafeName: if a name there, or a link here, leads out of it; nothing is changed then.
+        """
         if self.mirror is None:
             return False
         try:
-            with disk.folder(self._place(stage, key), shared=self.shared) as temporary:
-                if not self.mirror.fetched(f"stages/{stage}/{key}", MANIFEST, temporary):
+            with disk.folder(disk.below(self.path, inner), shared=self.shared) as temporary:
+                if not self.mirror.fetched(inner, last, temporary):
                     raise _NotThere
         except _NotThere:
             return False
+        return True
+
+    def _fetched(self, stage: str, key: str) -> bool:
+        """Whether the mirror has the entry, which then is here too; it is checked when read."""
+        try:
+            return self.fetched(f"stages/{stage}/{key}", MANIFEST)
         except disk.UnsafeName as error:
             self.say(f"{stage} {key[:12]} is not taken from {self.name}: {error}")
             return False
-        return True
-
-    def _place(self, stage: str, key: str) -> Path:
-        """Where an entry is written; in the store, whatever links there are."""
-        return disk.below(self.path, f"stages/{stage}/{key}")
 
     def _published(self, entry: Entry) -> Entry:
         """The entry, which the mirror has now too. A damaged one there is replaced."""
@@ -194,7 +199,7 @@ class Store:
     def _computed(
         self, stage: str, key: str, ingredients: Mapping[str, Any], compute: Callable[[Path], None]
     ) -> Entry:
-        place = self._place(stage, key)
+        place = disk.below(self.path, f"stages/{stage}/{key}")
         for left in place.parent.glob(f".{key}.*"):
             if disk.is_leftover(left.name):  # we hold the lock, so whoever wrote it is dead
                 shutil.rmtree(left, ignore_errors=True)

@@ -126,13 +126,15 @@ def _entries_of(store: Store, names: Sequence[str] | None) -> tuple[set[str], li
     """The entries that runs refer to, "stage/key"; and the runs of which nobody knows them."""
     kept: set[str] = set()
     unknown: list[Damage] = []
+    if os.path.lexists(store.runs) and not store.runs.is_dir():
+        unknown.append(Damage(store.runs, "it is no folder"))
     for folder in states.run_folders(store.runs):
         if names is not None and folder.name not in names:
             continue
         try:
             found = states.unchanged(read(folder / STATUS)).entries
         except FileNotFoundError:
-            if _written(folder):
+            if folder.is_symlink() or _written(folder):
                 unknown.append(Damage(folder, f"{STATUS} is missing"))
         except (OSError, ValueError) as error:
             unknown.append(Damage(folder / STATUS, str(error)))
