@@ -96,7 +96,7 @@ def runs(store: AnyStore, study: str | None = None) -> Runs:
     fetch(store)
     folder = store.runs
     try:
-        names = sorted(entry.name for entry in os.scandir(folder) if states.is_run(entry.name))
+        names = sorted(filter(states.is_run, os.listdir(folder)))
     except (FileNotFoundError, NotADirectoryError):
         names = []
     if not names:
@@ -127,9 +127,9 @@ def runs(store: AnyStore, study: str | None = None) -> Runs:
             stacklevel=3,
         )
     if not finished:
-        states = ", ".join(sorted(f"{run.name} ({run.state})" for run in unfinished)[:5])
+        known = ", ".join(sorted(f"{run.name} ({run.state})" for run in unfinished)[:5])
         raise ValueError(
-            f"no run of {study or 'any study'} in {store.name} has finished: {states}. Look at "
+            f"no run of {study or 'any study'} in {store.name} has finished: {known}. Look at "
             "their status and sweep again."
         )
     return Runs(finished, unfinished)
