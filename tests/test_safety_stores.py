@@ -637,23 +637,26 @@ def watched(tmp_path, monkeypatch) -> Iterator[Path]:
     assert looks
 
 
-def test_a_store_is_its_owners_alone(config, watched, monkeypatch):
-    monkeypatch.chdir(watched)
-    study = replace(
-        config,
-        target=experiment.Mlp(widths=(4,), training=experiment.Training(epochs=1)),
-        attacks=(jm.NegativeLoss(), jm.Learned(config=jm.FitConfig(epochs=1))),
-    )
-    experiment.run(study, watched / "a" / "store")
+@pytest.fixture(scope="module")
+def fits(tmp_path_factory) -> Path:
+    """A store whose run has a fitted attack."""
+    store = tmp_path_factory.mktemp("fits")
+    stores.finished_run(store, "s", {"seed": 0}, stores.rows({"learned": 1.0}))
+    return store
+
+
+def test_a_store_is_its_owners_alone(config, fits, watched):
+    mlp = experiment.Mlp(widths=(4,), training=experiment.Training(epochs=1))
+    experiment.run(replace(config, target=mlp), watched / "a" / "store")
     results.write(watched / "a" / "store")
     results.write_table(results.table(watched / "a" / "store", "small"), watched / "tables")
     results.plot(watched / "a" / "store", "small", metrics=("auc",))
     results.index(watched / "a" / "store", "small")
-    results.write_events(watched / "a" / "store", "small")
-    assert modes(watched / "a") == modes(watched / "tables") == OURS
+    assert results.write_events(fits, "s", watched / "events")
+    assert modes(watched / "a") == modes(watched / "tables") == modes(watched / "events") == OURS
     suffixes = {path.suffix for path in (watched / "a").rglob("*") if path.is_file()}
     assert suffixes >= {".json", ".npz", ".npy", ".jsonl", ".lock", ".html", ".svg", ".parquet"}
-    assert not exposed(watched)
+    assert ".keras" in suffixes and not exposed(watched)
 
 
 def test_a_working_copy_is_its_owners_alone(config, watched, monkeypatch):
@@ -670,15 +673,14 @@ def test_a_working_copy_is_its_owners_alone(config, watched, monkeypatch):
         assert modes(watched / folder) == OURS, folder
 
 
-def test_a_shared_store_follows_the_umask(config, tmp_path):
-    study = replace(config, attacks=(jm.NegativeLoss(), jm.Learned(config=jm.FitConfig(epochs=1))))
+def test_a_shared_store_follows_the_umask(config, fits, tmp_path):
     with umask(0o002):
         store = Store(tmp_path / "a" / "store", shared=True)
-        experiment.run(study, store)
+        experiment.run(config, store)
         results.write(store)
         results.plot(store, "small", metrics=("auc",))
         results.index(store, "small")
-        results.write_events(store, "small")
+        assert results.write_events(Store(fits, shared=True), "s", tmp_path / "a" / "events")
     assert modes(tmp_path / "a") == {("folder", 0o775), ("file", 0o664)}
 
 
