@@ -669,11 +669,12 @@ def test_a_working_copy_is_its_owners_alone(config, watched, monkeypatch):
     assert runs.attempt(config, url).computed == ()  # stages are fetched
     monkeypatch.setenv("XDG_CACHE_HOME", str(watched / "three"))
     results.write(url)  # runs are fetched
-    for folder in ("one", "two", "three", "jaxmeter-studies"):
+    experiment.run(config, f"file://{watched}/there")
+    for folder in ("one", "two", "three", "jaxmeter-studies", "there"):
         assert modes(watched / folder) == OURS, folder
 
 
-def test_a_shared_store_follows_the_umask(config, fits, tmp_path):
+def test_a_shared_store_follows_the_umask(config, fits, tmp_path, monkeypatch):
     with umask(0o002):
         store = Store(tmp_path / "a" / "store", shared=True)
         experiment.run(config, store)
@@ -681,6 +682,8 @@ def test_a_shared_store_follows_the_umask(config, fits, tmp_path):
         results.plot(store, "small", metrics=("auc",))
         results.index(store, "small")
         assert results.write_events(Store(fits, shared=True), "s", tmp_path / "a" / "events")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a" / "cache"))
+        experiment.run(config, experiment.opened(f"file://{tmp_path}/a/there", shared=True))
     assert modes(tmp_path / "a") == {("folder", 0o775), ("file", 0o664)}
 
 

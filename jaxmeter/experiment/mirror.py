@@ -4,12 +4,13 @@ import hashlib
 import importlib.util
 import os
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jaxmeter.disk import UnsafeName, below, create, is_litter, is_plain, make_folder
+from jaxmeter.disk import UnsafeName, below, create, is_litter, is_plain, make_folder, replacing
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):(/+)(.*)")
 
@@ -23,9 +24,11 @@ class Mirror:
 
     Attributes:
       url: where, e.g. "s3://bucket/store".
+      shared: whether files and folders at a "file://" URL are made as the umask has it.
     """
 
     url: str
+    shared: bool = False
 
     def fetched(self, inner: str, last: str, folder: Path) -> bool:
         """Downloads a folder into another, `last` at last; whether it is there at all.
@@ -80,8 +83,18 @@ class Mirror:
         paths = [p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()]
         names = sorted(p.relative_to(folder).as_posix() for p in paths if not is_litter(p.name))
         for name in (*(n for n in names if n != last and not n.startswith(".")), last):
-            files.makedirs(os.path.dirname(f"{root}/{name}"), exist_ok=True)
-            files.put_file(str(folder / name), f"{root}/{name}")
+            self._put(files, folder / name, f"{root}/{name}")
+
+    def _put(self, files: Any, source: Path, place: str) -> None:
+        from fsspec.implementations.local import LocalFileSystem
+
+        if isinstance(files, LocalFileSystem):  # which copies as the umask has it
+            make_folder(Path(place).parent, shared=self.shared)
+            with open(source, "rb") as file, replacing(Path(place), shared=self.shared) as copy:
+                shutil.copyfileobj(file, copy)
+            return
+        files.makedirs(os.path.dirname(place), exist_ok=True)
+        files.put_file(str(source), place)
 
     def names(self, inner: str) -> list[str]:
         """What there is in a folder."""

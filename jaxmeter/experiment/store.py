@@ -319,4 +319,4 @@ def opened(
     url = url_of(store)
     if url is None:
         return Store(Path(store).expanduser(), say, shared=shared)
-    return Store(working_copy(url), say, Mirror(url), shared=shared)
+    return Store(working_copy(url), say, Mirror(url, shared), shared=shared)
