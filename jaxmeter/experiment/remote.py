@@ -27,18 +27,18 @@ class Errand:
     Attributes:
       study: its name.
       store: the store's folder, absolute, or its URL.
-      shared: whether what is written there is for others too.
       token: a file of the store that is there while the sweep is; None not to look for one.
       folder: what relative paths in configs are relative to.
       shipment: the study's source.
+      shared: whether what is written to the store is for others too.
     """
 
     study: str
     store: str
-    shared: bool
     token: str | None
     folder: str
     shipment: Shipment
+    shared: bool = False
 
 
 def environment(cpus: float, gpus: float, given: Mapping[str, str]) -> dict[str, str]:
