@@ -20,6 +20,8 @@ PACKAGES = (
     "jax-privacy",
 )
 _OURS = "jaxmeter"
+# The package itself only names things; how files are written changes nothing of what is in them.
+_NOT_COUNTED = (_OURS, f"{_OURS}.disk")
 _CONFIGURATION = ("BASE", "AXES")  # of a study: what its configs say, its code need not say again
 
 
@@ -87,7 +89,7 @@ def _modules_behind(modules: Sequence[str]) -> dict[str, tuple[Path | None, str]
     while waiting:
         name, path = waiting.pop()
         label = path.stem if name == "__main__" and path else name
-        if label in seen or name == _OURS:  # the package itself only names things
+        if label in seen or name in _NOT_COUNTED:
             continue
         if path is None:
             seen[label] = None, "no source"
