@@ -24,6 +24,7 @@ from rich.progress import (
 import jaxmeter as jm
 from jaxmeter import inspection
 from jaxmeter.data import DataWarning, read_npz
+from jaxmeter.disk import is_litter, make_folder
 from jaxmeter.inspection_tables import facts_table, layers_table, sizes_text
 from jaxmeter.metrics import MetricWarning
 from jaxmeter.npz import read_arrays
@@ -49,13 +50,14 @@ def demo(out: Path = Path("jaxmeter-demo"), seed: int = 0) -> None:
 
     report_folder = out / "report"
     check_folder(report_folder)
-    found = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    names = (path.name for path in out.iterdir()) if out.is_dir() else ()
+    found = {name for name in names if not is_litter(name)}
     if found - set(digits.FILES) - {"report"} or (found and "report" not in found):
         raise FileExistsError(
             f"{out} holds {', '.join(sorted(found))}, which an earlier demo did not write alone; "
             "nothing was changed. Choose another folder with --out."
         )
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     _LOG.print("Training a CNN on half of scikit-learn's digits ...")
     members, nonmembers = digits.train(out, seed=seed)
     _LOG.print(

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
+from jaxmeter import disk
 from jaxmeter.intake.surroundings import keras as loaded_keras
 
 FILES = ("target.keras", "members.npz", "nonmembers.npz")
@@ -60,8 +61,12 @@ def train(folder: Path, *, seed: int, epochs: int = EPOCHS) -> tuple[Path, Path]
       Paths of the members and of the non-members.
     """
     members, nonmembers = halves(seed=seed)
-    classifier(*members, seed=seed, epochs=epochs).save(folder / "target.keras")
+    with disk.apart(folder / "target.keras") as room:  # Keras writes as the umask has it
+        classifier(*members, seed=seed, epochs=epochs).save(room / "target.keras")
+        disk.settle(room)
+        (room / "target.keras").replace(folder / "target.keras")
     paths = folder / "members.npz", folder / "nonmembers.npz"
     for path, (x, y) in zip(paths, (members, nonmembers), strict=True):
-        np.savez(path, x=x, y=y)
+        with disk.replacing(path) as file:
+            np.savez(file, x=x, y=y)
     return paths

@@ -3,8 +3,6 @@
 import io
 import json
 import os
-import secrets
-import shutil
 import warnings
 from os import PathLike
 from pathlib import Path
@@ -14,7 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxmeter import figures, findings, page, risk_figures
+from jaxmeter import disk, figures, findings, page, risk_figures
 from jaxmeter.facts import score_arrays
 
 if TYPE_CHECKING:  # `report` imports this module; only the types are needed the other way.
@@ -32,15 +30,11 @@ def save(report: "Report", out: str | PathLike[str]) -> Path:
     """See `Report.save`."""
     folder = check(out)
     made = [parent for parent in folder.parents if not parent.exists()]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
     try:
-        temporary.mkdir()
-        _write(report, temporary)
-        check(folder)  # it may have changed while we wrote
-        _swap(temporary, folder)
+        with disk.folder(folder) as temporary:
+            _write(report, temporary)
+            check(folder)  # it may have changed while we wrote
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
         for parent in made:  # the innermost first
             if parent.exists() and not any(parent.iterdir()):
                 parent.rmdir()
@@ -83,11 +77,11 @@ def check(out: str | PathLike[str]) -> Path:
 
 def _strangers(folder: Path) -> list[str]:
     """Names in the folder that a report would not have written; all of them if it is not ours."""
-    names = sorted(os.listdir(folder))
+    names = sorted(name for name in os.listdir(folder) if not disk.is_litter(name))
     try:
         written = json.loads((folder / "results.json").read_text("utf-8"))
         ours = written.get("tool") == "jaxmeter"
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         ours = False
     if not ours:
         return names
@@ -99,46 +93,29 @@ def _strangers(folder: Path) -> list[str]:
             strange += [
                 f"figures/{entry.name}"
                 for entry in sorted(os.scandir(path), key=lambda entry: entry.name)
-                if entry.name not in inside or not entry.is_file(follow_symlinks=False)
+                if not disk.is_litter(entry.name)
+                and (entry.name not in inside or not entry.is_file(follow_symlinks=False))
             ]
         elif name not in FILES or path.is_symlink() or not path.is_file():
             strange.append(name)
     return strange
 
 
-def _swap(temporary: Path, folder: Path) -> None:
-    """Puts the complete new folder in the place of the old one, or leaves the old one there.
-
-    Two renames where there is an old report (no system call for one is portable): killed between
-    them, both lie complete beside the place, under their temporary names.
-    """
-    if not folder.exists():
-        temporary.rename(folder)
-        return
-    old = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.old"
-    folder.rename(old)
-    try:
-        temporary.rename(folder)
-    except BaseException:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _write(report: "Report", folder: Path) -> None:
     facts = report.facts()
     text = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / "results.json").write_bytes(text.encode("utf-8", "backslashreplace"))
+    disk.write(folder / "results.json", text.encode("utf-8", "backslashreplace"))
     held, index = report.held, np.asarray(report.held_index)
     arrays: dict[str, Any] = score_arrays(report.rows, held.is_member, held.y, index)
-    np.savez_compressed(folder / "scores.npz", **arrays)
-    (folder / "figures").mkdir()
+    with disk.create(folder / "scores.npz") as file:
+        np.savez_compressed(file, **arrays)
+    disk.make_folder(folder / "figures")
     drawn = _drawn(report)
     for name, figure in drawn.items():
         for suffix in _SUFFIXES:
             written = rendered(figure, suffix.removeprefix("."), fonttype="path")
-            (folder / "figures" / f"{name}{suffix}").write_bytes(written)
-    (folder / "report.html").write_bytes(_html(facts, drawn))
+            disk.write(folder / "figures" / f"{name}{suffix}", written)
+    disk.write(folder / "report.html", _html(facts, drawn))
 
 
 def html(report: "Report") -> bytes:

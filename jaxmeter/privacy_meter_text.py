@@ -7,15 +7,16 @@ the numbers in a row, never by how they are spelt or how wide the array's string
 """
 
 import math
-import os
-import secrets
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxmeter import disk
 from jaxmeter.data import Records, content_ids
 from jaxmeter.terminal import printable
 from jaxmeter.text_lines import array_blocks, parsed, text_blocks
@@ -134,20 +135,12 @@ def write_privacy_meter(text: PathIn, records: Records, members_npy: PathIn | No
             f"records have shape {records.x.shape[1:]}; the format holds vectors [d] and images "
             "[height, width, channels]."
         )
-    made: list[tuple[Path, Path]] = []
-    try:
-        made.append((_beside(text), text))
-        with made[-1][0].open("wb") as file:
-            for block in _written(records.x, records.y):
-                file.write(block)
+    with ExitStack() as complete:
+        file = complete.enter_context(disk.replacing(text))
+        for block in _written(records.x, records.y):
+            file.write(block)
         if array is not None:
-            made.append((_beside(array), array))
-            _write_string_rows(made[-1][0], records)
-        for temporary, path in made:
-            os.replace(temporary, path)
-    finally:
-        for temporary, _ in made:
-            temporary.unlink(missing_ok=True)
+            _write_string_rows(complete.enter_context(disk.replacing(array)), records)
 
 
 def write_npz(path: PathIn, records: Records) -> None:
@@ -159,13 +152,8 @@ def write_npz(path: PathIn, records: Records) -> None:
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} is there already; nothing was written. Name another.")
-    temporary = _beside(path)
-    try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **records._asdict())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with disk.replacing(path) as file:
+        np.savez_compressed(file, **records._asdict())
 
 
 def _shaped(
@@ -200,10 +188,6 @@ def _shaped(
 # --- Writing -------------------------------------------------------------------------------------
 
 
-def _beside(path: Path) -> Path:
-    return path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
-
-
 def _planes(x: NDArray) -> NDArray:
     """Records as `[n, channels, numbers]`."""
     return x[:, None] if x.ndim == 2 else np.moveaxis(x, -1, 1).reshape(len(x), x.shape[-1], -1)
@@ -235,7 +219,7 @@ def _spelt(values: NDArray, end: bytes) -> NDArray:
     return np.char.add(values.astype("S32"), end)
 
 
-def _write_string_rows(path: Path, records: Records) -> None:
+def _write_string_rows(file: BinaryIO, records: Records) -> None:
     """The members' rows, as NumPy would save the list of them; some at a time."""
     members = records.rows(records.is_member)
     if not len(members.y):
@@ -247,9 +231,8 @@ def _write_string_rows(path: Path, records: Records) -> None:
         width = max(width, *(len(field) for line in lines for field in line.split(b";")))
     dtype = f"<U{width}"
     shape = (len(members.y), columns)
-    with path.open("wb") as file:
-        header = {"descr": dtype, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for block in _written(members.x, members.y):
-            rows = [line.split(";") for line in block.decode().splitlines()]
-            np.array(rows, dtype).tofile(file)
+    header = {"descr": dtype, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    for block in _written(members.x, members.y):
+        rows = [line.split(";") for line in block.decode().splitlines()]
+        file.write(np.array(rows, dtype).tobytes())

@@ -22,8 +22,7 @@ import keras  # noqa: F401
 import sklearn.datasets  # noqa: F401
 
 import jaxmeter as jm
-from jaxmeter import experiment
-from jaxmeter.experiment import store, writing
+from jaxmeter import disk, experiment
 
 
 def study(target: str) -> tuple[experiment.Config, experiment.configs.Axes]:
@@ -59,15 +58,18 @@ def dying(k: int) -> None:
 
         return call
 
-    def write(path: Path, content: bytes) -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            path.write_bytes(content[: len(content) // 2])
-            os.kill(os.getpid(), signal.SIGKILL)
-        whole(path, content)
+    def halved(function, place):
+        def call(path: Path, content: bytes, **how) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                place(path).write_bytes(content[: len(content) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            function(path, content, **how)
 
-    whole = writing.write
-    store.write = writing.write = write
+        return call
+
+    disk.write = halved(disk.write, lambda path: path)
+    disk.replace = halved(disk.replace, disk.beside)
     for name in ("rename", "replace", "fsync", "mkdir"):
         setattr(os, name, counted(getattr(os, name)))
 

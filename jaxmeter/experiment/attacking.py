@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from jaxmeter.catalogue import AnyAttack, Epoch, Found, Part, found_by
 from jaxmeter.data import Records
+from jaxmeter.disk import create, write
 from jaxmeter.experiment.notes import noted
 from jaxmeter.parts import SeenBy
 from jaxmeter.signals import ResolvedSpec, Signals
@@ -64,16 +65,17 @@ def attack(
     in_turn: dict[str, Any] = (
         {} if spread is None else {"auc_in_turn": spread.auc, "tpr_in_turn": spread.tpr}
     )
-    np.savez(
-        folder / "found.npz",
-        select=result.select,
-        held=result.held,
-        history=np.array(result.history, np.float64).reshape(-1, 4),
-        best_epoch=np.array([] if result.best_epoch is None else [result.best_epoch], np.int64),
-        models=np.int64(0 if seen is None else len(seen.was_member)),
-        **in_turn,
-    )
-    (folder / "notes.json").write_text(json.dumps(notes, indent=1), "utf-8")
+    with create(folder / "found.npz") as file:
+        np.savez(
+            file,
+            select=result.select,
+            held=result.held,
+            history=np.array(result.history, np.float64).reshape(-1, 4),
+            best_epoch=np.array([] if result.best_epoch is None else [result.best_epoch], np.int64),
+            models=np.int64(0 if seen is None else len(seen.was_member)),
+            **in_turn,
+        )
+    write(folder / "notes.json", json.dumps(notes, indent=1).encode())
 
 
 def came(folder: Path) -> Came:

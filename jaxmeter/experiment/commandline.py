@@ -18,6 +18,7 @@ from jaxmeter.experiment.configs import Axes, Config, expand, valid
 from jaxmeter.experiment.launch import in_process
 from jaxmeter.experiment.on_ray import OnRay
 from jaxmeter.experiment.runs import Outcome, attempt, name_of, status
+from jaxmeter.experiment.states import run_folders
 from jaxmeter.experiment.store import Store, opened
 from jaxmeter.experiment.sweeping import shard_of
 from jaxmeter.experiment.upkeep import gc, verify
@@ -72,14 +73,20 @@ def _commands(
     kind: Any = type(base)
     fields: Any = Annotated[kind, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
 
-    def run(config: Any, store: Path = STORE) -> int:
+    def run(config: Any, store: Path = STORE, shared: bool = False) -> int:
         """Compute one run: BASE, with the fields given here.
 
         Args:
           config: Fields of BASE.
           store: Folder, or URL, that keeps what was computed.
+          shared: Let others use new files, as the umask has it; else they are yours alone.
         """
-        outcomes = list(_watched(1, store, lambda s, p: [attempt(valid(config), s, progress=p)]))
+
+        def work(store: Store, progress: Any) -> Any:
+            return [attempt(valid(config), store, progress=progress)]
+
+        with showing.said():
+            outcomes = list(_watched(1, store, shared, work))
         print(one_line(opened(store).runs / outcomes[0].run))
         return _failures(outcomes)
 
@@ -89,6 +96,7 @@ def _commands(
         shard: str = "1/1",
         launcher: Literal["here", "ray"] = "here",
         ray: OnRay = _ON_RAY,
+        shared: bool = False,
     ) -> int:
         """Compute all runs of the study; what is there already is not computed again.
 
@@ -98,6 +106,7 @@ def _commands(
           shard: The part to compute, "2/4" for the second of four; for jobs of an array.
           launcher: Where the runs are computed: in this process, or by a Ray cluster.
           ray: With "--launcher ray".
+          shared: Let others use new files, as the umask has it; else they are yours alone.
         """
         part = _shard(shard)
         configs = shard_of(expand(config, choosing.swept(config, axes, of_axes)), part)
@@ -107,8 +116,8 @@ def _commands(
         def work(store: Store, progress: Any) -> Any:
             return launch(configs, store, progress=progress)
 
-        with redirect_stdout(sys.stderr):  # where Ray says what its machines say
-            outcomes = list(_watched(len(configs), store, work))
+        with showing.said(), redirect_stdout(sys.stderr):  # where Ray says what its machines say
+            outcomes = list(_watched(len(configs), store, shared, work))
         return _failures(outcomes)
 
     def status_command(store: Path = STORE) -> int:
@@ -117,7 +126,8 @@ def _commands(
         Args:
           store: Folder, or URL, that keeps what was computed.
         """
-        return _show_status(base, axes, store)
+        with showing.said():
+            return _show_status(base, axes, store)
 
     def verify_command(store: Path = STORE) -> int:
         """Read every byte of the store and list what is damaged.
@@ -139,14 +149,15 @@ def _commands(
           remove: Remove it.
         """
         mine = {name_of(config) for config in expand(base, axes)}
-        every = [p.name for p in opened(store).runs.glob("*") if not p.name.startswith(".")]
+        every = [folder.name for folder in run_folders(opened(store).runs)]
         keep = [n for n in every if n in mine or n.rpartition("-")[0] != base.study]
-        found = gc(store, keep=keep, remove=remove)
+        with showing.said() as damaged:
+            found = gc(store, keep=keep, remove=remove)
         for path in found:
             print(one_line(path))
         verb = "removed" if remove else "could be removed with --remove"
         _LOG.print(f"{len(found)} {verb}.")
-        return 0
+        return int(bool(damaged))
 
     variants = choosing.help_of_variants(base)
     for command, more in (
@@ -177,7 +188,7 @@ def _shard(text: str) -> tuple[int, int]:
 # --- What is shown -------------------------------------------------------------------------------
 
 
-def _watched(count: int, path: Path, work: Callable[[Store, Any], Any]) -> Any:
+def _watched(count: int, path: Path, shared: bool, work: Callable[[Store, Any], Any]) -> Any:
     """Yields outcomes while bars and lines about them go to stderr."""
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -195,7 +206,8 @@ def _watched(count: int, path: Path, work: Callable[[Store, Any], Any]) -> Any:
         def progress(name: str, done: int, total: int) -> None:
             bars.update(stage, description=name, completed=done, total=total)
 
-        for i, outcome in enumerate(work(opened(path, say).for_a_sweep(), progress), start=1):
+        store = opened(path, say, shared=shared).for_a_sweep()
+        for i, outcome in enumerate(work(store, progress), start=1):
             bars.update(runs, completed=i)
             line = f"{i}/{count} {outcome.run} {outcome.state}"
             if outcome.state == "done":
@@ -228,7 +240,7 @@ def _show_status(base: Config, axes: Axes, store: Path) -> int:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for head in ("State", "Of the sweep", "Other runs"):
         table.add_column(head, justify="left" if head == "State" else "right")
-    for state in ("done", "failed", "running", "interrupted", "not begun"):
+    for state in ("done", "failed", "running", "interrupted", "damaged", "not begun"):
         counts = [sum(o.state == state for o in of) for of in (rows, others)]
         if any(counts):
             table.add_row(state, *map(str, counts))
@@ -238,4 +250,4 @@ def _show_status(base: Config, axes: Axes, store: Path) -> int:
         if outcome.error:
             text = one_line(f"{outcome.run} {outcome.state}: {outcome.error}")
             out.print(text, soft_wrap=True)
-    return int(any(outcome.state == "failed" for outcome in rows))
+    return int(any(outcome.state in ("failed", "damaged") for outcome in rows))

@@ -16,6 +16,7 @@ from jaxmeter.catalogue import (
     check_names,
     check_references,
 )
+from jaxmeter.disk import is_plain
 from jaxmeter.experiment.canonical import (
     ConfigError,
     checked,
@@ -146,9 +147,12 @@ def valid(config: _C) -> _C:
 
 
 def _in_range(config: _C) -> _C:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", config.study):
+    if not (
+        re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", config.study) and is_plain(config.study)
+    ):
         raise ConfigError(
-            f"study is {config.study!r}; it names files, so it is of letters, digits, '-' and '_'."
+            f"study is {config.study!r}; it names files, so it is of letters, digits, '-' and '_', "
+            "and not the name of a device of Windows."
         )
     if not 0 <= config.seed < 2**32:
         raise ConfigError(f"seed is {config.seed}; it takes 0 to 2**32 - 1.")

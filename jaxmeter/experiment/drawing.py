@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxmeter.data import Records, split_indices
+from jaxmeter.disk import create, write
 from jaxmeter.experiment.notes import noted
 from jaxmeter.streams import stream
 
@@ -74,16 +75,17 @@ def deal(
         "shape": list(records.x.shape[1:]),
         "notes": [*said, *notes],
     }
-    (folder / "records.json").write_text(json.dumps(facts, indent=1, sort_keys=True), "utf-8")
+    write(folder / "records.json", json.dumps(facts, indent=1, sort_keys=True).encode())
     fit, select, held = parts
-    np.savez(
-        folder / "split.npz",
-        y=records.y,
-        is_member=records.is_member,
-        fit=fit,
-        select=select,
-        held=held,
-    )
+    with create(folder / "split.npz") as file:
+        np.savez(
+            file,
+            y=records.y,
+            is_member=records.is_member,
+            fit=fit,
+            select=select,
+            held=held,
+        )
 
 
 def dealt(folder: Path) -> Dealt:

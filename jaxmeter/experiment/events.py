@@ -1,8 +1,6 @@
 """TensorBoard event files of the fits of finished runs."""
 
 import datetime
-import secrets
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from os import PathLike
@@ -11,18 +9,23 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
+from jaxmeter import disk
 from jaxmeter.experiment.columns import number
 from jaxmeter.experiment.finished import DamagedRun, Finished, StoreWarning, document
+from jaxmeter.experiment.writing import MALFORMED
 
 # A fit's history entry -> the tag in TensorBoard, where what is before the slash is one panel.
 TAGS = {"loss": "loss/fit", "select_loss": "loss/select", "select_auc": "auc/select"}
 
 
-def write_events(runs: Sequence[Finished], out: str | PathLike[str]) -> list[Path]:
+def write_events(
+    runs: Sequence[Finished], out: str | PathLike[str], *, shared: bool = False
+) -> list[Path]:
     """Writes one event file for every fit: `out/<run>/<attack's key>/`.
 
     The scalars are `loss/fit` and `loss/select` (nats) and `auc/select`, one step an epoch. An
-    earlier call's files of the same runs are replaced, so no curve is there twice.
+    earlier call's files of the same runs are replaced, so no curve is there twice. New files are
+    their owner's alone, or as the umask has it if they are `shared`.
 
     Returns:
       The folders written, in the order of runs and attacks; none for attacks without a fit. A run
@@ -41,47 +44,48 @@ def write_events(runs: Sequence[Finished], out: str | PathLike[str]) -> list[Pat
             continue
         if not fits:
             continue
-        temporary = place / f".{run.name}.{secrets.token_hex(4)}.tmp"
-        temporary.mkdir(parents=True)
-        try:
-            for key, history in fits:
-                _write(temporary / key, history, _started(run))
-            folder = place / run.name
-            _swap(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        folder = place / run.name
+        with disk.folder(folder, shared=shared) as temporary:
+            for key, scalars in fits:
+                _write(disk.below(temporary, key), scalars, _started(run))
         written += [folder / key for key, _ in fits]
     return written
 
 
-def _fits(run: Finished) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    for row in document(run, "results.json")["attacks"]:
-        if row.get("history"):
-            yield row["key"], row["history"]
+# Tag, value, epoch.
+Scalars = list[tuple[str, float, int]]
 
 
-def _write(folder: Path, history: list[dict[str, Any]], started: float) -> None:
+def _fits(run: Finished) -> Iterator[tuple[str, Scalars]]:
+    try:
+        for row in document(run, "results.json")["attacks"]:
+            if row.get("history"):
+                if not disk.is_plain(row["key"]):
+                    raise DamagedRun(f"results.json has an attack with the key {row['key']!r}")
+                yield row["key"], list(_scalars(row["history"]))
+    except DamagedRun:
+        raise
+    except (*MALFORMED, ValueError) as error:
+        raise DamagedRun(f"results.json holds something else than a run's: {error!r}") from error
+
+
+def _scalars(history: list[dict[str, Any]]) -> Iterator[tuple[str, float, int]]:
+    for entry in history:
+        for name, tag in TAGS.items():
+            value = number(entry.get(name))
+            if value is not None:
+                yield tag, value, int(entry["epoch"])
+
+
+def _write(folder: Path, scalars: Scalars, started: float) -> None:
     with SummaryWriter(str(folder)) as writer:
-        for entry in history:
-            for name, tag in TAGS.items():
-                value = number(entry.get(name))
-                if value is not None:
-                    writer.add_scalar(tag, value, entry["epoch"], walltime=started)
+        for tag, value, epoch in scalars:
+            writer.add_scalar(tag, value, epoch, walltime=started)
 
 
 def _started(run: Finished) -> float:
     """When the run began, so that the same run gives the same scalars."""
     try:
         return datetime.datetime.fromisoformat(run.cost["started"]).timestamp()
-    except (KeyError, TypeError, ValueError):
+    except (*MALFORMED, OSError, ValueError):
         return 0.0
-
-
-def _swap(temporary: Path, folder: Path) -> None:
-    if folder.exists():
-        old = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.old"
-        folder.rename(old)
-        temporary.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        temporary.rename(folder)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jaxmeter.disk import write
 from jaxmeter.experiment.notes import noted
 from jaxmeter.intake import load_target
 from jaxmeter.target import Outputs, Source, Target, TargetSpec
@@ -39,7 +40,7 @@ def examine(folder: Path, *, place: Place, shape: tuple[int, ...], origin: str) 
     target, notes = opened(place, shape)
     source = replace(target.spec.source, origin=origin)
     facts = {"spec": asdict(replace(target.spec, source=source)), "notes": notes}
-    (folder / "target.json").write_text(json.dumps(facts, indent=1, sort_keys=True), "utf-8")
+    write(folder / "target.json", json.dumps(facts, indent=1, sort_keys=True).encode())
 
 
 def examined(folder: Path) -> tuple[TargetSpec, list[str]]:

@@ -14,6 +14,8 @@ from typing import Any
 
 import jax
 
+from jaxmeter.disk import is_litter
+
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "keras", "scikit-learn"),
     "jax-privacy",
@@ -23,6 +25,8 @@ _SAVED_MODEL = (
     *("saved_model.pb", "saved_model.pbtxt", "keras_metadata.pb", "fingerprint.pb"),
     *("variables", "assets", "assets.extra"),
 )
+# The package itself only names things; how files are written changes nothing of what is in them.
+_NOT_COUNTED = (_OURS, f"{_OURS}.disk")
 _CONFIGURATION = ("BASE", "AXES")  # of a study: what its configs say, its code need not say again
 
 
@@ -50,7 +54,7 @@ def content_of(path: Path) -> str:
         is_model = any((path / name).is_file() for name in _SAVED_MODEL[:2])
         places = [path / name for name in _SAVED_MODEL] if is_model else [path]
         inside = (p for place in places for p in (place, *place.rglob("*")))
-        files = sorted(p for p in inside if p.is_file())
+        files = sorted(p for p in inside if p.is_file() and not is_litter(p.name))
         return digest([[p.relative_to(path).as_posix(), content_of(p)] for p in files])
     try:
         found = path.stat()
@@ -98,7 +102,7 @@ def _modules_behind(modules: Sequence[str]) -> dict[str, tuple[Path | None, str]
     while waiting:
         name, path = waiting.pop()
         label = path.stem if name == "__main__" and path else name
-        if label in seen or name == _OURS:  # the package itself only names things
+        if label in seen or name in _NOT_COUNTED:
             continue
         if path is None:
             seen[label] = None, "no source"

@@ -8,9 +8,7 @@ import contextlib
 import difflib
 import gc
 import hashlib
-import json
 import os
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,18 +19,17 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jaxmeter.experiment.runs import COST, STATUS, SUMMARY, fetch
-from jaxmeter.experiment.store import Store, opened
-from jaxmeter.experiment.writing import FORMAT, replace
+from jaxmeter import disk
+from jaxmeter.disk import replace
+from jaxmeter.experiment import states
+from jaxmeter.experiment.runs import fetch
+from jaxmeter.experiment.states import COST, STATUS, SUMMARY
+from jaxmeter.experiment.store import Store, StoreWarning, opened
+from jaxmeter.experiment.writing import FORMAT, MALFORMED, parsed, read
 from jaxmeter.terminal import printable
 
 LOCAL = "jaxmeter-studies"
 AnyStore = Store | str | PathLike[str]
-_NAME = re.compile(r"(.+)-[0-9a-f]{12}")
-
-
-class StoreWarning(UserWarning):
-    """Some runs of a store could not be read; the others were."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +97,7 @@ def runs(store: AnyStore, study: str | None = None) -> Runs:
     fetch(store)
     folder = store.runs
     try:
-        names = sorted(entry.name for entry in os.scandir(folder) if _NAME.fullmatch(entry.name))
+        names = sorted(filter(states.is_run, os.listdir(folder)))
     except (FileNotFoundError, NotADirectoryError):
         names = []
     if not names:
@@ -131,9 +128,9 @@ def runs(store: AnyStore, study: str | None = None) -> Runs:
             stacklevel=3,
         )
     if not finished:
-        states = ", ".join(sorted(f"{run.name} ({run.state})" for run in unfinished)[:5])
+        known = ", ".join(sorted(f"{run.name} ({run.state})" for run in unfinished)[:5])
         raise ValueError(
-            f"no run of {study or 'any study'} in {store.name} has finished: {states}. Look at "
+            f"no run of {study or 'any study'} in {store.name} has finished: {known}. Look at "
             "their status and sweep again."
         )
     return Runs(finished, unfinished)
@@ -144,13 +141,19 @@ def study_of(name: str) -> str:
     return name[:-13]
 
 
-def results_folder(store: AnyStore, study: str) -> Path:
+def results_folder(store: AnyStore, study: str, inner: str = "") -> Path:
     """Where tables, figures, pages and events of a study are written.
 
     `studies/<study>` in the store; for a store at a URL `jaxmeter-studies/<study>` here.
+
+    Raises:
+      UnsafeName: if the study's name, which a store gives, leads elsewhere, or a link there does.
     """
     store = opened(store)
-    return (store.path / "studies" if store.mirror is None else Path(LOCAL)) / study
+    name = f"{study}/{inner}" if inner else study
+    if store.mirror is None:
+        return disk.below(store.path, f"studies/{name}")
+    return disk.below(Path(LOCAL), name)
 
 
 def document(run: Finished, name: str) -> dict[str, Any]:
@@ -162,10 +165,10 @@ def document(run: Finished, name: str) -> dict[str, Any]:
     return _parsed(checked(run.folder, name, run.hashes), name)
 
 
-def replaced(path: Path, content: bytes) -> Path:
+def replaced(path: Path, content: bytes, *, shared: bool = False) -> Path:
     """Writes a file whole or not at all, and its folder if there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace(path, content)
+    disk.make_folder(path.parent, shared=shared)
+    replace(path, content, shared=shared)
     return path
 
 
@@ -224,13 +227,17 @@ def _read(folder: Path) -> Finished | Unfinished:
 
 def _as_said(folder: Path, content: bytes) -> Finished | Unfinished:
     """The run, by the content of its status.json."""
-    status = _parsed(content, STATUS)
-    if status.get("state") != "done":
-        error = str(status.get("error") or "").strip()
-        return Unfinished(folder.name, str(status.get("state")), error or "no error recorded")
-    hashes = status.get("files") or {}
+    try:
+        status = states.of(content)
+    except ValueError as error:
+        raise DamagedRun(str(error)) from error
+    if status.state != "done":
+        said = (status.error or "").strip()
+        return Unfinished(folder.name, status.state, said or "no error recorded")
+    hashes = status.files
     summary = _parsed(checked(folder, SUMMARY, hashes), SUMMARY)
-    cost = _parsed(_content(folder, COST), COST)
+    written = checked(folder, COST, hashes) if COST in hashes else _content(folder, COST)
+    cost = _parsed(written, COST)
     if summary.get("run") != folder.name:
         raise DamagedRun(f"it is {summary.get('run')!r}, so this folder was renamed")
     try:
@@ -246,8 +253,10 @@ def _as_said(folder: Path, content: bytes) -> Finished | Unfinished:
             cost={**cost, "stages": dict(cost["stages"])},
             hashes=dict(hashes),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (*MALFORMED, ValueError) as error:
         raise DamagedRun(f"an entry is missing or of another kind: {error}") from error
+    if not disk.is_plain(run.study):
+        raise DamagedRun(f"a study cannot be named {run.study!r}")
     if run.study != study_of(folder.name):
         raise DamagedRun(f"its config is of study {run.study!r}")
     return run
@@ -255,19 +264,16 @@ def _as_said(folder: Path, content: bytes) -> Finished | Unfinished:
 
 def _content(folder: Path, name: str) -> bytes:
     try:
-        with open(f"{os.fspath(folder)}/{name}", "rb") as file:
-            return file.read()
+        return read(f"{os.fspath(folder)}/{name}")
     except OSError as error:
         raise DamagedRun(f"{name} cannot be read ({error.strerror or error})") from error
 
 
 def _parsed(content: bytes, name: str) -> dict[str, Any]:
     try:
-        found = json.loads(content)
+        found = parsed(content, name)
     except ValueError as error:
-        raise DamagedRun(f"{name} is no JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise DamagedRun(f"{name} holds no JSON object")
+        raise DamagedRun(str(error)) from error
     if name not in (STATUS, COST):
         if found.get("tool") != "jaxmeter":
             raise DamagedRun(f"{name} was not written by jaxmeter")

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from jaxmeter.disk import make_folder
+
 _NONE = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
@@ -21,17 +23,21 @@ def locked(
     shared: bool = False,
     wait: bool = True,
     waiting: Callable[[], None] | None = None,
+    common: bool = False,
 ) -> Iterator[None]:
     """Holds the lock of a file, made if need be; the system releases it when the process ends.
+
+    A new file is its owner's alone, or has the mode that the umask leaves if it is `common`.
 
     Raises:
       Busy: if another process holds it and `wait` is False. `waiting` is called before waiting.
       OSError: if the file system has no locks.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, shared=common)
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        mode = 0o666 if common else 0o600
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
         try:
             try:
                 fcntl.flock(file, kind | fcntl.LOCK_NB)

@@ -4,10 +4,13 @@ import hashlib
 import importlib.util
 import os
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+from jaxmeter.disk import UnsafeName, below, create, is_litter, is_plain, make_folder, replacing
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):(/+)(.*)")
 
@@ -21,20 +24,40 @@ class Mirror:
 
     Attributes:
       url: where, e.g. "s3://bucket/store".
+      shared: whether files and folders at a "file://" URL are made as the umask has it.
     """
 
     url: str
+    shared: bool = False
 
     def fetched(self, inner: str, last: str, folder: Path) -> bool:
-        """Downloads a folder into another, `last` at last; whether it is there at all."""
+        """Downloads a folder into another, `last` at last; whether it is there at all.
+
+        Raises:
+          UnsafeName: if a file's name would lead out of the folder; nothing is downloaded then.
+        """
         files, root = self._place(inner)
         if not files.exists(f"{root}/{last}"):
             return False
-        names = sorted(path[len(root) + 1 :] for path in map(self._plain, files.find(root)))
-        for name in (*(n for n in names if n != last), last):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            files.get_file(f"{root}/{name}", str(folder / name))
+        places = {name: below(folder, name) for name in self._names(root, files.find(root))}
+        for name in places:
+            above = {inner.as_posix() for inner in PurePosixPath(name).parents} & set(places)
+            if above:
+                raise UnsafeName(f"{above.pop()!r} is a file and a folder there, as of {name!r}.")
+        for name in (*(n for n in places if n != last), last):
+            make_folder(places[name].parent)
+            create(places[name]).close()  # what is there keeps its mode when it is written
+            files.get_file(f"{root}/{name}", str(places[name]))
         return True
+
+    def _names(self, root: str, paths: Iterable[str]) -> list[str]:
+        """What is listed of a folder, relative to it; not what systems leave anywhere."""
+        found = set()
+        for path in map(self._plain, paths):
+            if path != root:  # else the folder itself, which some systems list
+                inside = path.startswith(f"{root}/")
+                found.add(path[len(root) + 1 :] if inside else f"/{path}")  # which is not plain
+        return sorted(name for name in found if not any(map(is_litter, name.split("/"))))
 
     def contents(self, inner: Sequence[str]) -> dict[str, bytes]:
         """What is in files, read at once where the file system can; without those not there."""
@@ -43,7 +66,8 @@ class Mirror:
         files, root = self._place("")
         places = {f"{root}/{name}": name for name in inner}
         found = files.cat(list(places), on_error="omit")
-        return {places[self._plain(path)]: content for path, content in found.items()}
+        found = {self._plain(path): content for path, content in found.items()}
+        return {name: found[place] for place, name in places.items() if place in found}
 
     def publish(self, folder: Path, inner: str, last: str) -> None:
         """Uploads a folder, unless it is there."""
@@ -56,10 +80,21 @@ class Mirror:
         files, root = self._place(inner)
         if files.exists(f"{root}/{last}"):
             files.rm_file(f"{root}/{last}")
-        names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+        paths = [p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()]
+        names = sorted(p.relative_to(folder).as_posix() for p in paths if not is_litter(p.name))
         for name in (*(n for n in names if n != last and not n.startswith(".")), last):
-            files.makedirs(os.path.dirname(f"{root}/{name}"), exist_ok=True)
-            files.put_file(str(folder / name), f"{root}/{name}")
+            self._put(files, folder / name, f"{root}/{name}")
+
+    def _put(self, files: Any, source: Path, place: str) -> None:
+        from fsspec.implementations.local import LocalFileSystem
+
+        if isinstance(files, LocalFileSystem):  # which copies as the umask has it
+            make_folder(Path(place).parent, shared=self.shared)
+            with open(source, "rb") as file, replacing(Path(place), shared=self.shared) as copy:
+                shutil.copyfileobj(file, copy)
+            return
+        files.makedirs(os.path.dirname(place), exist_ok=True)
+        files.put_file(str(source), place)
 
     def names(self, inner: str) -> list[str]:
         """What there is in a folder."""
@@ -67,7 +102,8 @@ class Mirror:
         if not files.exists(root):
             return []
         files.invalidate_cache(root)
-        return sorted(self._plain(path).rpartition("/")[2] for path in files.ls(root, detail=False))
+        paths = self._names(root, files.ls(root, detail=False))
+        return [name for name in paths if is_plain(name) and "/" not in name]
 
     def _place(self, inner: str) -> tuple[Any, str]:
         import fsspec

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from jaxmeter import disk
 from jaxmeter.experiment import shipping, stages
 from jaxmeter.experiment.canonical import to_json
 from jaxmeter.experiment.configs import Config
@@ -82,6 +83,7 @@ class OnRay:
             errand = Errand(
                 study=configs[0].study if configs else "",
                 store=str(store.path.absolute()) if store.mirror is None else store.mirror.url,
+                shared=store.shared,
                 token=token,
                 folder=os.getcwd(),
                 shipment=shipment,
@@ -105,8 +107,8 @@ def _token(store: Store) -> Iterator[str | None]:
     made = False
     if store.mirror is None:
         with contextlib.suppress(OSError):  # whatever has to be written will say why it cannot be
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+            disk.make_folder(path.parent, shared=store.shared)
+            disk.create(path, shared=store.shared).close()
             made = True
     try:
         yield path.relative_to(store.path).as_posix() if made else None

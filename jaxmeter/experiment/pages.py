@@ -21,6 +21,7 @@ from jaxmeter.experiment.columns import of_role, varying
 from jaxmeter.experiment.finished import DamagedRun, Finished, StoreWarning, Unfinished, replaced
 from jaxmeter.experiment.reopening import report
 from jaxmeter.experiment.tables import Comparison, cell_text, value_text
+from jaxmeter.experiment.writing import MALFORMED, read
 from jaxmeter.findings import clean, plural
 from jaxmeter.markup import CSS, figure
 
@@ -88,6 +89,8 @@ def write_reports(
     runs: Sequence[Finished],
     out: str | PathLike[str],
     progress: Callable[[str, int, int], None] | None = None,
+    *,
+    shared: bool = False,
 ) -> dict[str, Path]:
     """Writes `out/<run>.html` for every run: the page that `Report.save` would have written.
 
@@ -109,9 +112,10 @@ def write_reports(
         try:
             mark = _mark(run)
             if not _has(path, mark):
-                written = report_folder.html(report(run)).decode("utf-8")
+                written = _html(run)
                 tag = f'<meta name="{_MARK}" content="{mark}">\n<title>'
-                replaced(path, written.replace("<title>", tag, 1).encode("utf-8"))
+                content = written.replace("<title>", tag, 1).encode("utf-8")
+                replaced(path, content, shared=shared)
             pages[run.name] = path
         except DamagedRun as damage:
             path.unlink(missing_ok=True)
@@ -121,12 +125,21 @@ def write_reports(
     return pages
 
 
+def _html(run: Finished) -> str:
+    """The page of a run's report; what its files hold may be anything."""
+    opened = report(run)
+    try:
+        return report_folder.html(opened).decode("utf-8")
+    except (*MALFORMED, ValueError) as error:
+        raise DamagedRun(f"there is no report to be made of its files: {error!r}") from error
+
+
 def _mark(run: Finished) -> str:
     """The hash of what a report is made from: the run's files and this package."""
     digest = hashlib.sha256(_package().encode())
     for name in _READ:
         try:
-            digest.update(hashlib.sha256((run.folder / name).read_bytes()).digest())
+            digest.update(hashlib.sha256(read(run.folder / name)).digest())
         except OSError as error:
             raise DamagedRun(f"{name} cannot be read ({error.strerror or error})") from error
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import tarfile
 import tempfile
 import urllib.error
@@ -13,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 from numpy.typing import NDArray
+
+from jaxmeter import disk
 
 _WAIT = 30  # seconds for a server to say something
 _BLOCK = 2**20
@@ -54,11 +57,12 @@ def fetched(url: str, *, sha256: str | None, cache: Path | None = None) -> Path:
         raise ValueError(f"sha256 is {sha256!r}; it takes 64 hexadecimal digits, or none.")
     folder = _cache() if cache is None else cache
     mark = wanted or f"unchecked-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
-    place = folder / f"{mark[:26]}-{url.rpartition('/')[2]}"
+    ending = re.sub(r"[^\w.-]", "-", url.rpartition("/")[2])[-100:]
+    place = disk.below(folder, f"{mark[:26]}-{ending}".rstrip("."))
     if place.is_file() and (wanted is None or _hash(place) == wanted):
         return place
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        disk.make_folder(folder)
         handle, part = tempfile.mkstemp(dir=folder, prefix=".part-")
     except OSError as error:
         raise DownloadError(

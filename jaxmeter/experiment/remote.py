@@ -30,6 +30,7 @@ class Errand:
       token: a file of the store that is there while the sweep is; None not to look for one.
       folder: what relative paths in configs are relative to.
       shipment: the study's source.
+      shared: whether what is written to the store is for others too.
     """
 
     study: str
@@ -37,6 +38,7 @@ class Errand:
     token: str | None
     folder: str
     shipment: Shipment
+    shared: bool = False
 
 
 def environment(cpus: float, gpus: float, given: Mapping[str, str]) -> dict[str, str]:
@@ -95,7 +97,7 @@ def attempted(
                     f"{socket.gethostname()} has other code than the sweep was started with. "
                     "Install the same jaxmeter, and the same packages of the study, there."
                 )
-            store = opened(errand.store, say)
+            store = opened(errand.store, say, shared=errand.shared)
             if errand.token and not (store.path / errand.token).exists():
                 raise StoreError(
                     f"{store.path} on {socket.gethostname()} is not the sweep's store. Name a "

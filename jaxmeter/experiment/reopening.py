@@ -12,12 +12,14 @@ from jaxmeter.catalogue import Epoch
 from jaxmeter.data import Records
 from jaxmeter.experiment.columns import number
 from jaxmeter.experiment.finished import DamagedRun, Finished, checked, document
+from jaxmeter.experiment.writing import MALFORMED
 from jaxmeter.metrics import AttackResult, MetricWarning, evaluate
 from jaxmeter.report import Budget, Report, Row
 from jaxmeter.spread import Spread
 from jaxmeter.target import Source, TargetSpec
 
 
+# What numpy, zipfile and zlib make of an archive that is not one.
 class Scores(NamedTuple):
     """A run's held-out records and every attack's scores of them."""
 
@@ -95,30 +97,30 @@ def report(run: Finished) -> Report:
             for row in results["attacks"]
         )
         parts = tuple(_counts(results["parts"][name]) for name in ("fit", "select", "held"))
-        spec = _spec(results["target"])
-    except (KeyError, TypeError, ValueError) as error:
+        x = np.zeros((len(held.y), 0), np.float32)
+        settings = {k: v for k, v in config["fields"].items() if k != "seed"}
+        return Report(
+            rows=rows,
+            held=Records(x, held.y, held.is_member),
+            held_index=held.held_index,
+            parts=parts,  # type: ignore[arg-type]
+            target=_spec(results["target"]),
+            accuracy=tuple(  # type: ignore[arg-type]
+                math.nan if value is None else float(value) for value in run.accuracy
+            ),
+            seed=str(run.fields.get("seed", "not recorded")),
+            signal_seconds=number((stages.get("signals") or {}).get("seconds")) or 0.0,
+            signal_bytes=int((results.get("signals") or {}).get("bytes") or 0),
+            notes=tuple(results["notes"]),
+            versions=tuple(run.versions.items()),
+            device=run.device,
+            settings={"run": run.name, **settings},
+        )
+    except (*MALFORMED, StopIteration, ValueError) as error:
         raise DamagedRun(
-            f"{run.folder / 'results.json'} lacks an entry or holds one of another kind "
-            f"({error!r}). Remove the run's folder and sweep again."
+            f"{run.folder / 'results.json'} or config.json lacks an entry or holds one of another "
+            f"kind ({error!r}). Remove the run's folder and sweep again."
         ) from error
-    x = np.zeros((len(held.y), 0), np.float32)
-    return Report(
-        rows=rows,
-        held=Records(x, held.y, held.is_member),
-        held_index=held.held_index,
-        parts=parts,  # type: ignore[arg-type]
-        target=spec,
-        accuracy=tuple(  # type: ignore[arg-type]
-            math.nan if value is None else float(value) for value in run.accuracy
-        ),
-        seed=str(run.fields.get("seed", "not recorded")),
-        signal_seconds=number((stages.get("signals") or {}).get("seconds")) or 0.0,
-        signal_bytes=int((results.get("signals") or {}).get("bytes") or 0),
-        notes=tuple(results["notes"]),
-        versions=tuple(run.versions.items()),
-        device=run.device,
-        settings={"run": run.name, **{k: v for k, v in config["fields"].items() if k != "seed"}},
-    )
 
 
 def _budget(facts: dict[str, Any]) -> Budget:

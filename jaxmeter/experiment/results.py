@@ -16,8 +16,11 @@ import pyarrow.compute as pc
 from jaxmeter.experiment import columns, curves, events, finished, pages, reopening, tables
 from jaxmeter.experiment.finished import AnyStore, DamagedRun, Finished, StoreWarning, Unfinished
 from jaxmeter.experiment.tables import Comparison
+from jaxmeter.experiment.writing import MALFORMED
 from jaxmeter.folder import rendered
 
+# What comes of a summary that holds something else than a run's, though it has its hash.
+_ODD = (*MALFORMED, ValueError, pa.ArrowException)
 _MOST_ATTACKS = 6  # panels of a figure of ROC curves
 Held = tuple[Finished, reopening.Scores]
 Progress = Callable[[str, int, int], None]
@@ -48,7 +51,7 @@ def tidy(store: AnyStore, study: str | None = None) -> pa.Table:
         named in a `StoreWarning`.
     """
     with finished.uncollected():
-        return columns.tabulated(finished.runs(store, study).finished)
+        return _tabulated(finished.runs(store, study).finished)[0]
 
 
 def write(
@@ -67,6 +70,7 @@ def write(
     Raises:
       ValueError: if `out` is given for several studies; and what `tidy` raises.
     """
+    store = finished.opened(store)
     found = finished.runs(store, study).finished
     studies = list(dict.fromkeys(run.study for run in found))
     if out is not None and len(studies) > 1:
@@ -76,11 +80,11 @@ def write(
         )
     written = []
     for each in studies:
-        table = columns.tabulated([run for run in found if run.study == each])
+        table, _, _ = _tabulated([run for run in found if run.study == each])
         path = (
             finished.results_folder(store, each) / "results.parquet" if out is None else Path(out)
         )
-        written.append(finished.replaced(path, finished.parquet(table)))
+        written.append(finished.replaced(path, finished.parquet(table), shared=store.shared))
     return written
 
 
@@ -95,11 +99,16 @@ def table(
     return tables.compared(tidy(store, study), by=by, metrics=metrics)
 
 
-def write_table(comparison: Comparison, out: str | PathLike[str]) -> list[Path]:
-    """Writes a comparison as `out/table.md`, `out/table.csv` and `out/table.tex`."""
+def write_table(
+    comparison: Comparison, out: str | PathLike[str], *, shared: bool = False
+) -> list[Path]:
+    """Writes a comparison as `out/table.md`, `out/table.csv` and `out/table.tex`.
+
+    New files are their owner's alone, or as the umask has it if they are `shared`.
+    """
     texts = {"md": comparison.markdown(), "csv": comparison.csv(), "tex": comparison.latex()}
     return [
-        finished.replaced(Path(out) / f"table.{suffix}", text.encode("utf-8"))
+        finished.replaced(Path(out) / f"table.{suffix}", text.encode("utf-8"), shared=shared)
         for suffix, text in texts.items()
     ]
 
@@ -131,22 +140,18 @@ def plot(
       ValueError: for an unknown column or attack; and what `tidy` raises. Runs whose `scores.npz`
         is damaged are left out, and named in a `StoreWarning`.
     """
-    place = finished.results_folder(store, study) / "figures" if out is None else Path(out)
+    store = finished.opened(store)
+    place = finished.results_folder(store, study, "figures") if out is None else Path(out)
     held, damaged = _held(finished.runs(store, study).finished, study)
     if damaged:
-        listed = "; ".join(f"{run.name}: {run.reason}" for run in damaged[:5])
-        warnings.warn(
-            f"{len(damaged)} damaged run(s) are left out of the figures ({listed}). Remove their "
-            "folders and sweep again.",
-            StoreWarning,
-            stacklevel=2,
-        )
+        _warn("the figures", damaged)
     drawn = _drawn(held, by, metrics, attacks)
     written = []
     for name, (_, figure) in drawn.items():
         for suffix in ("png", "svg"):
             content = rendered(figure, suffix, fonttype="path")
-            written.append(finished.replaced(place / f"{name}.{suffix}", content))
+            path = place / f"{name}.{suffix}"
+            written.append(finished.replaced(path, content, shared=store.shared))
     return written
 
 
@@ -176,16 +181,20 @@ def index(
     Raises:
       ValueError, FileNotFoundError: as `tidy`.
     """
+    store = finished.opened(store)
     place = finished.results_folder(store, study) if out is None else Path(out)
+    pages_folder = (
+        finished.results_folder(store, study, "reports") if out is None else place / "reports"
+    )
     found = finished.runs(store, study)
     held, damaged = _held(found.finished, study)
     kept = [run for run, _ in held]
     if reports:
-        pages.write_reports(kept, place / "reports", progress)
+        pages.write_reports(kept, pages_folder, progress, shared=store.shared)
     links = {
         run.name: f"reports/{run.name}.html"
         for run in kept
-        if (place / "reports" / f"{run.name}.html").exists()
+        if (pages_folder / f"{run.name}.html").exists()
     }
     tidied = columns.tabulated(kept)
     figures = {
@@ -194,7 +203,8 @@ def index(
     }
     unfinished = sorted([*found.unfinished, *damaged])
     html = pages.index_page(study, tidied, tables.compared(tidied), figures, unfinished, links)
-    return finished.replaced(place / "index.html", html.encode("utf-8", "backslashreplace"))
+    content = html.encode("utf-8", "backslashreplace")
+    return finished.replaced(place / "index.html", content, shared=store.shared)
 
 
 def write_events(store: AnyStore, study: str, out: str | PathLike[str] | None = None) -> list[Path]:
@@ -202,13 +212,49 @@ def write_events(store: AnyStore, study: str, out: str | PathLike[str] | None = 
 
     Look at them with `tensorboard --logdir` and that folder. See `events.write_events`.
     """
-    place = finished.results_folder(store, study) / "events" if out is None else Path(out)
-    return events.write_events(finished.runs(store, study).finished, place)
+    store = finished.opened(store)
+    place = finished.results_folder(store, study, "events") if out is None else Path(out)
+    return events.write_events(finished.runs(store, study).finished, place, shared=store.shared)
+
+
+def _tabulated(
+    runs: Sequence[Finished],
+) -> tuple[pa.Table, Sequence[Finished], list[Unfinished]]:
+    """The tidy table, the runs in it, and those that hold something else than a run's figures.
+
+    Runs are looked at one by one only where something is wrong with one of them.
+    """
+    try:
+        return columns.tabulated(runs), runs, []
+    except _ODD as error:
+        first = error
+    kept, damaged = [], []
+    for run in runs:
+        try:
+            columns.tabulated([run])
+            kept.append(run)
+        except _ODD as error:
+            damaged.append(Unfinished(run.name, "damaged", f"summary.json or cost.json: {error!r}"))
+    if not kept or not damaged:
+        raise first
+    _warn("the table", damaged)
+    return columns.tabulated(kept), kept, damaged
+
+
+def _warn(of: str, damaged: Sequence[Unfinished]) -> None:
+    listed = "; ".join(f"{run.name}: {run.reason}" for run in damaged[:5])
+    warnings.warn(
+        f"{len(damaged)} damaged run(s) are left out of {of} ({listed}). Remove their folders and "
+        "sweep again.",
+        StoreWarning,
+        stacklevel=4,
+    )
 
 
 def _held(runs: Sequence[Finished], study: str) -> tuple[list[Held], list[Unfinished]]:
-    """Runs with their scores, and those whose scores are damaged."""
-    held, damaged = [], []
+    """Runs with their scores, and those of which a file is damaged."""
+    _, runs, damaged = _tabulated(runs)
+    held = []
     for run in runs:
         try:
             held.append((run, reopening.scores(run)))

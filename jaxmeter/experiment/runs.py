@@ -4,29 +4,31 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
 import re
 import socket
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from jaxmeter import disk
 from jaxmeter.auditing import versions
-from jaxmeter.experiment import stages
+from jaxmeter.experiment import stages, states
 from jaxmeter.experiment.canonical import ConfigError, flat, plain
 from jaxmeter.experiment.configs import Config, valid
 from jaxmeter.experiment.fingerprint import content_of, digest, surroundings
 from jaxmeter.experiment.locks import Busy, is_held, locked
 from jaxmeter.experiment.scoring import RESULTS, SCORES
 from jaxmeter.experiment.stages import Made, Progress
-from jaxmeter.experiment.store import FailedBefore, Store, opened
-from jaxmeter.experiment.writing import FORMAT, encoded, replace, sha256
+from jaxmeter.experiment.states import CONFIG, COST, STATUS, SUMMARY
+from jaxmeter.experiment.store import Entry, FailedBefore, Store, StoreWarning, opened
+from jaxmeter.experiment.writing import FORMAT, encoded, parsed, read, sha256
 
-CONFIG, COST, STATUS, SUMMARY = "config.json", "cost.json", "status.json", "summary.json"
+_RUN = re.compile(r"[\w-]+-[0-9a-f]{12}")
 # What a table never shows of an attack, and what makes most of results.json.
 _LONG = ("roc", "history", "auc_minus_reference")
 
@@ -37,7 +39,7 @@ class Outcome:
 
     Attributes:
       run: its name; the study's alone where it has none, because an input file is missing.
-      state: "done" or "failed"; in what `status` gives also "running" or "interrupted".
+      state: "done" or "failed"; in what `status` gives also "running", "interrupted" or "damaged".
       error: what went wrong, in a line.
       seconds: wall time.
       computed: stages that were computed, by label.
@@ -139,12 +141,28 @@ def _once(config: Config, store: Store, *, progress: Progress | None, wait: bool
     def waiting() -> None:
         store.say(f"another process is at {name}; waiting for it.")
 
-    with store.writable(), locked(store.lock("runs", name), wait=wait, waiting=waiting):
+    lock = store.lock("runs", name)
+    with (
+        store.writable(),
+        locked(lock, wait=wait, waiting=waiting, common=store.shared),
+    ):
         if is_done(store, config, name):  # another process may have done it meanwhile
             return Made()
-        folder.mkdir(parents=True, exist_ok=True)
-        _state(folder, "running")
-        started, start, made = datetime.now(UTC), time.perf_counter(), Made()
+        disk.make_folder(disk.below(store.path, f"runs/{name}"), shared=store.shared)
+        before = states.recorded(folder)  # by a run that was stopped; some may be needed again
+
+        def tell(state: str, entries: Iterable[str], **more: Any) -> None:
+            states.write_status(folder, state, shared=store.shared, entries=list(entries), **more)
+
+        class Told(Made):
+            """Says in the run's status what there is of it, so that nobody takes it for useless."""
+
+            def __setitem__(self, label: str, entry: Entry) -> None:
+                super().__setitem__(label, entry)
+                tell("running", dict.fromkeys([*before, *_names(self)]))
+
+        tell("running", before)
+        started, start, made = datetime.now(UTC), time.perf_counter(), Told()
         try:
             stages.make(config, store, contents, made=made, progress=progress)
             described = _described(config, name, contents)
@@ -155,8 +173,6 @@ def _once(config: Config, store: Store, *, progress: Progress | None, wait: bool
                 SUMMARY: encoded(summarized(described, results), indent=None),
                 SCORES: (made["metrics"].folder / SCORES).read_bytes(),
             }
-            for file, content in files.items():
-                replace(folder / file, content)
             cost = {
                 "stages": {
                     label: {"seconds": entry.seconds, "cached": entry.cached}
@@ -166,16 +182,20 @@ def _once(config: Config, store: Store, *, progress: Progress | None, wait: bool
                 "started": started.isoformat(),
                 "host": socket.gethostname(),
             }
-            replace(folder / COST, encoded(cost))
+            files[COST] = encoded(cost)
+            for file, content in files.items():
+                disk.replace(folder / file, content, shared=store.shared)
             hashes = {file: digest_of(content) for file, content in files.items()}
-            _state(folder, "done", entries=_names(made), files=hashes)
+            tell("done", _names(made), files=hashes)
             if store.mirror is not None:
                 store.mirror.replace(folder, f"runs/{name}", STATUS)
         except BaseException as error:
             # If even this cannot be written, the outcome still says it.
             with contextlib.suppress(OSError):
                 text = "".join(traceback.format_exception(error))
-                _state(folder, "failed", error=_line(error), traceback=text, entries=_names(made))
+                entries = dict.fromkeys([*before, *_names(made)])
+                state = "failed" if isinstance(error, Exception) else "interrupted"
+                tell(state, entries, error=_line(error), traceback=text)
                 if store.mirror is not None:
                     store.mirror.replace(folder, f"runs/{name}", STATUS)
             raise
@@ -188,13 +208,15 @@ def abandon(name: str, store: Store, error: str) -> None:
     Nothing is said of a run that is done, or that another process is at by now.
     """
     with contextlib.suppress(OSError, Busy):
-        with store.writable(), locked(store.lock("runs", name), wait=False):
+        lock = store.lock("runs", name)
+        with store.writable(), locked(lock, wait=False, common=store.shared):
             folder = store.runs / name
             with contextlib.suppress(OSError, ValueError):
-                if json.loads((folder / STATUS).read_bytes())["state"] == "done":
+                if states.read_status(folder).state == "done":
                     return
-            folder.mkdir(parents=True, exist_ok=True)
-            _state(folder, "failed", error=error)
+            disk.make_folder(disk.below(store.path, f"runs/{name}"), shared=store.shared)
+            entries = states.recorded(folder)
+            states.write_status(folder, "failed", shared=store.shared, error=error, entries=entries)
             if store.mirror is not None:
                 store.mirror.replace(folder, f"runs/{name}", STATUS)
 
@@ -255,18 +277,6 @@ def _more_versions() -> dict[str, str]:
     return {"scipy": found["scipy"], "scikit-learn": found["scikit-learn"]}
 
 
-def _state(folder: Path, state: str, **more: Any) -> None:
-    status = {
-        "state": state,
-        "error": None,
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "python": platform.python_version(),
-        **more,
-    }
-    replace(folder / STATUS, encoded(status))
-
-
 def _line(error: BaseException) -> str:
     """An error in a line, with the stage it was raised in."""
     notes = [note for note in getattr(error, "__notes__", []) if note.startswith("in stage ")]
@@ -282,20 +292,19 @@ def is_done(store: Store, config: Config, name: str) -> bool:
     """Whether the run is finished, its files are as they were written, and its code is today's."""
     folder = store.runs / name
     try:
-        status = json.loads((folder / STATUS).read_bytes())
-        if status["state"] != "done":
+        status = states.unchanged(read(folder / STATUS))
+        if status.state != "done":
             return False
-        hashes = status["files"]
-        if set(hashes) != {CONFIG, RESULTS, SUMMARY, SCORES} or not (folder / COST).is_file():
-            return False
-        if any(sha256(folder / file) != wanted for file, wanted in hashes.items()):
+        if set(status.files) != set(states.FILES):
+            return False  # of before there were hashes of all
+        if any(sha256(folder / file) != wanted for file, wanted in status.files.items()):
             store.say(f"{name} was changed since it was written; it is put together again.")
             return False
-        found = json.loads((folder / CONFIG).read_bytes())
+        found = parsed(read(folder / CONFIG), CONFIG)
     except FileNotFoundError:
         return False
-    except (OSError, ValueError, KeyError, TypeError):
-        store.say(f"{name} is damaged; it is put together again.")
+    except (OSError, ValueError) as error:
+        store.say(f"{name} is damaged; it is put together again. {_line(error)}")
         return False
     now = (name, plain(config), stages.code(config), surroundings())
     return now == tuple(found.get(k) for k in ("run", "config", "code", "surroundings"))
@@ -309,60 +318,50 @@ def status(study: str, store: Store | str | os.PathLike[str]) -> tuple[Outcome, 
     """
     store = opened(store)
     fetch(store)
-    return tuple(_seen(store, name) for name in _names_in(store, study))
+    names = (folder.name for folder in states.run_folders(store.runs))
+    return tuple(_seen(store, n) for n in names if n.rpartition("-")[0] == study)
 
 
 def fetch(store: Store, names: Sequence[str] | None = None) -> set[str]:
     """Makes runs (None: all) in the working copy of a store at a URL what they are at the URL.
 
-    Runs that this machine is at are left as they are.
+    Runs that this machine is at are left as they are. One with a file whose name leads out of the
+    run's folder is not fetched, and named in a `StoreWarning`.
 
     Returns:
       Those that are at the URL.
     """
     if store.mirror is None:
         return set()
-    names = store.mirror.names("runs") if names is None else names
+    if names is None:
+        names = [name for name in store.mirror.names("runs") if _RUN.fullmatch(name)]
     found = store.mirror.contents([f"runs/{name}/{STATUS}" for name in names])
     there = {name for name in names if f"runs/{name}/{STATUS}" in found}
     for name in sorted(there):
-        folder = store.runs / name
         with contextlib.suppress(OSError):
-            if (folder / STATUS).read_bytes() == found[f"runs/{name}/{STATUS}"]:
+            if read(store.runs / name / STATUS) == found[f"runs/{name}/{STATUS}"]:
                 continue
-        with contextlib.suppress(Busy), locked(store.lock("runs", name), wait=False):
-            (folder / STATUS).unlink(missing_ok=True)  # until all files are there
-            store.mirror.fetched(f"runs/{name}", STATUS, folder)
+        lock = store.lock("runs", name)
+        try:
+            with contextlib.suppress(Busy), locked(lock, wait=False, common=store.shared):
+                store.fetched(f"runs/{name}", STATUS)
+        except disk.UnsafeName as error:
+            there.remove(name)
+            warnings.warn(
+                f"{name} is not fetched from {store.name}: {error}", StoreWarning, stacklevel=3
+            )
     return there
-
-
-def _names_in(store: Store, study: str | None) -> Iterator[str]:
-    try:
-        names = sorted(os.listdir(store.runs))
-    except FileNotFoundError:
-        return
-    for name in names:
-        if study is None or name.rpartition("-")[0] == study:
-            yield name
 
 
 def _seen(store: Store, name: str) -> Outcome:
     try:
-        found = json.loads((store.runs / name / STATUS).read_bytes())
-        state, error = found["state"], found["error"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return Outcome(run=name, state="interrupted", error="it has no readable status.json")
+        found = states.read_status(store.runs / name)
+    except FileNotFoundError:
+        return Outcome(run=name, state="interrupted", error=f"it has no {STATUS}")
+    except (OSError, ValueError) as error:
+        return Outcome(run=name, state="damaged", error=str(error))
+    state = found.state
     if state == "running":
         with contextlib.suppress(OSError):  # a store that cannot be written has no live runs
             state = "running" if is_held(store.lock("runs", name)) else "interrupted"
-    return Outcome(run=name, state=state, error=error)
-
-
-def entries_of(store: Store, names: Sequence[str] | None) -> set[str]:
-    """The entries that runs refer to, "stage/key"; of all runs for None."""
-    kept: set[str] = set()
-    for name in _names_in(store, None):
-        if names is None or name in names:
-            with contextlib.suppress(OSError, ValueError, TypeError):
-                kept.update(json.loads((store.runs / name / STATUS).read_bytes())["entries"])
-    return kept
+    return Outcome(run=name, state=state, error=found.error)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxmeter.disk import create, write
 from jaxmeter.experiment.notes import noted
 from jaxmeter.facts import attack_facts, plain, score_arrays, target_facts
 from jaxmeter.measuring import counts, declined, measured
@@ -61,6 +62,7 @@ def score(
         "accuracy": accuracy,
         "notes": list(dict.fromkeys([*notes, *said, *declined(rows)])),
     }
-    (folder / RESULTS).write_text(json.dumps(plain(results), allow_nan=False), "utf-8")
+    write(folder / RESULTS, json.dumps(plain(results), allow_nan=False).encode())
     arrays = score_arrays(rows, truth[2], y[parts[2]], np.asarray(parts[2]))
-    np.savez_compressed(folder / SCORES, **arrays)  # type: ignore[arg-type]
+    with create(folder / SCORES) as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from jaxmeter import shadow
 from jaxmeter.calibrated import OfOneStatistic
 from jaxmeter.calibrated_inference import CalibratedInference
 from jaxmeter.data import Records
+from jaxmeter.disk import create, write
 from jaxmeter.experiment.extracting import FOLDER, check_finite, loaded
 from jaxmeter.experiment.notes import noted
 from jaxmeter.intake.surroundings import keras as loaded_keras
@@ -82,8 +83,9 @@ def compute(
         seen = seen_by(references, records, spec, out=place, device_budget=device_budget)
     for i in range(len(seen.was_member)):
         check_finite(jax.tree.map(lambda leaf, i=i: leaf[i], seen.signals), f"reference model {i}")
-    np.save(folder / _MEMBERSHIP, seen.was_member)
-    (folder / "notes.json").write_text(json.dumps(notes, indent=1), "utf-8")
+    with create(folder / _MEMBERSHIP) as file:
+        np.save(file, seen.was_member)
+    write(folder / "notes.json", json.dumps(notes, indent=1).encode())
 
 
 def seen(folder: Path) -> SeenBy:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxmeter import disk
 from jaxmeter.experiment.canonical import ConfigError
 from jaxmeter.experiment.configs import Config
 from jaxmeter.experiment.fingerprint import sources
@@ -72,9 +73,9 @@ def unpacked(shipment: Shipment) -> None:
     if not all(_holds(Path(path), content) for _, path, content in shipment.files):
         folder = Path(tempfile.mkdtemp(prefix="jaxmeter-study-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        places = {name: folder / path.name for name, path in places.items()}
+        places = {name: disk.below(folder, path.name) for name, path in places.items()}
         for name, _, content in shipment.files:
-            places[name].write_bytes(content)
+            disk.replace(places[name], content)
     for place in {str(path.parent) for path in places.values()} - set(sys.path):
         sys.path.insert(0, place)
     for name in shipment.roots:

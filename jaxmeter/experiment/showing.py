@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jaxmeter.experiment.store import StoreWarning, opened
 from jaxmeter.terminal import console, one_line
 
 # A function's own imports: they bring in matplotlib and pyarrow, which a sweep does not need.
@@ -27,6 +28,7 @@ def commands(study: str, default: Path) -> dict[str, Callable[..., Any]]:
         by: tuple[str, ...] | None = None,
         metrics: tuple[str, ...] | None = None,
         out: Path | None = None,
+        shared: bool = False,
     ) -> int:
         """Print configurations side by side, with mean and spread over seeds.
 
@@ -38,13 +40,15 @@ def commands(study: str, default: Path) -> dict[str, Callable[..., Any]]:
           metrics: Columns to compare, e.g. auc tpr_at_0.01 epsilon seconds.
           out: Folder to write to; by default studies/STUDY in the store,
             for one at a URL jaxmeter-studies/STUDY here.
+          shared: Let others use new files, as the umask has it; else they are yours alone.
         """
         from jaxmeter.experiment import finished, results
         from jaxmeter.experiment.tables import compared
 
-        with _said() as damaged:
-            place = finished.results_folder(store, study) if out is None else out
-            tidied = results.tidy(store, study)
+        with said() as damaged:
+            opened_store = opened(store, shared=shared)
+            place = finished.results_folder(opened_store, study) if out is None else out
+            tidied = results.tidy(opened_store, study)
             comparison = compared(tidied, by=by, metrics=metrics)
             wide = None if sys.stdout.isatty() else 200
             shown = dataclasses.replace(comparison, lines=comparison.lines[:_MOST_LINES])
@@ -52,8 +56,9 @@ def commands(study: str, default: Path) -> dict[str, Callable[..., Any]]:
             if len(shown.lines) < len(comparison.lines):
                 more = f"{len(comparison.lines) - _MOST_LINES:,} more configurations are in table.*"
                 _LOG.print(more)
-            finished.replaced(place / "results.parquet", finished.parquet(tidied))
-            results.write_table(comparison, place)
+            content = finished.parquet(tidied)
+            finished.replaced(place / "results.parquet", content, shared=shared)
+            results.write_table(comparison, place, shared=shared)
             _LOG.print(f"written to {place}", soft_wrap=True)
         return int(bool(damaged))
 
@@ -63,6 +68,7 @@ def commands(study: str, default: Path) -> dict[str, Callable[..., Any]]:
         metrics: tuple[str, ...] | None = None,
         attacks: tuple[str, ...] | None = None,
         out: Path | None = None,
+        shared: bool = False,
     ) -> int:
         """Draw ROC curves, and metrics against what was swept, as PNG and SVG.
 
@@ -73,17 +79,21 @@ def commands(study: str, default: Path) -> dict[str, Callable[..., Any]]:
           attacks: Names of attacks to draw.
           out: Folder to write to; by default studies/STUDY/figures in the store,
             for one at a URL jaxmeter-studies/STUDY/figures here.
+          shared: Let others use new files, as the umask has it; else they are yours alone.
         """
         from jaxmeter.experiment import results
 
-        with _said() as damaged:
+        with said() as damaged:
+            place = opened(store, shared=shared)
             for path in results.plot(
-                store, study, out=out, by=by, metrics=metrics, attacks=attacks
+                place, study, out=out, by=by, metrics=metrics, attacks=attacks
             ):
                 print(one_line(path))
         return int(bool(damaged))
 
-    def index(store: Path = default, reports: bool = True, out: Path | None = None) -> int:
+    def index(
+        store: Path = default, reports: bool = True, out: Path | None = None, shared: bool = False
+    ) -> int:
         """Write the study as HTML: an index, and a report for every run.
 
         Args:
@@ -91,26 +101,29 @@ def commands(study: str, default: Path) -> dict[str, Callable[..., Any]]:
           reports: Write the runs' reports, where they are missing or out of date.
           out: Folder to write to; by default studies/STUDY in the store,
             for one at a URL jaxmeter-studies/STUDY here.
+          shared: Let others use new files, as the umask has it; else they are yours alone.
         """
         from jaxmeter.experiment import results
 
-        with _said() as damaged:
-            print(one_line(results.index(store, study, out=out, reports=reports)))
+        with said() as damaged:
+            place = opened(store, shared=shared)
+            print(one_line(results.index(place, study, out=out, reports=reports)))
         return int(bool(damaged))
 
-    def events(store: Path = default, out: Path | None = None) -> int:
+    def events(store: Path = default, out: Path | None = None, shared: bool = False) -> int:
         """Write TensorBoard event files of all fits; prints the folder for `--logdir`.
 
         Args:
           store: Folder, or URL, that keeps what was computed.
           out: Folder to write to; by default studies/STUDY/events in the store,
             for one at a URL jaxmeter-studies/STUDY/events here.
+          shared: Let others use new files, as the umask has it; else they are yours alone.
         """
         from jaxmeter.experiment import finished, results
 
-        with _said() as damaged:
-            written = results.write_events(store, study, out)
-            place = finished.results_folder(store, study) / "events" if out is None else out
+        with said() as damaged:
+            written = results.write_events(opened(store, shared=shared), study, out)
+            place = finished.results_folder(store, study, "events") if out is None else out
             print(one_line(place) if written else "no attack of this study was fitted")
         return int(bool(damaged))
 
@@ -118,10 +131,8 @@ def commands(study: str, default: Path) -> dict[str, Callable[..., Any]]:
 
 
 @contextmanager
-def _said() -> Iterator[list[str]]:
+def said() -> Iterator[list[str]]:
     """Says what is damaged on stderr, at the end; the list is filled then."""
-    from jaxmeter.experiment.finished import StoreWarning
-
     damaged: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", StoreWarning)

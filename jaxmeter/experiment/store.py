@@ -8,37 +8,39 @@ STORE/journal.jsonl           a line for each beginning and end of a computation
 """
 
 import contextlib
-import json
 import os
-import secrets
 import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, NamedTuple
 
+from jaxmeter import disk
 from jaxmeter.experiment.fingerprint import digest
 from jaxmeter.experiment.locks import locked
 from jaxmeter.experiment.mirror import Mirror, url_of, working_copy
 from jaxmeter.experiment.writing import (
     FORMAT,
     MANIFEST,
-    encoded,
     examined,
     hashed,
-    leftovers,
+    sealed,
     signature,
-    sync_folder,
-    write,
 )
 
+JOURNAL = "journal.jsonl"
 _READ_ONLY = (13, 30)  # EACCES, EROFS
 
 
 class StoreError(OSError):
     """The store cannot be used as asked."""
+
+
+class StoreWarning(UserWarning):
+    """Some of a store could not be read; the rest was."""
 
 
 class FailedBefore(Exception):
@@ -86,12 +88,15 @@ class Store:
       path: the folder; made when first written to.
       say: told what a user should know: damage, waiting.
       mirror: where the store really is, if the folder is a working copy of it; see `opened`.
+      shared: whether new files and folders may be used by others as the umask has it; otherwise
+        they are their owner's alone. Folders that exist keep their modes.
       failures: what a sweep has seen to fail, by entry; None outside of one. Never written down.
     """
 
     path: Path
     say: Callable[[str], None] = field(default=lambda text: None, compare=False)
     mirror: Mirror | None = None
+    shared: bool = False
     failures: dict[str, str] | None = field(default=None, compare=False, repr=False)
     _known: dict[str, tuple[Any, Entry]] = field(default_factory=dict, compare=False, repr=False)
     _sent: set[str] = field(default_factory=set, compare=False, repr=False)
@@ -153,20 +158,29 @@ class Store:
                     self._put_aside(found)
             return self._published(self._computed(stage, key, ingredients, compute))
 
-    def _fetched(self, stage: str, key: str) -> bool:
-        """Whether the mirror has the entry, which then is here too; it is checked when read."""
+    def fetched(self, inner: str, last: str) -> bool:
+        """Whether the mirror has a folder, which then is here too, as it is there.
+
+        Raises:
+          UnsafeName: if a name there, or a link here, leads out of it; nothing is changed then.
+        """
         if self.mirror is None:
             return False
-        place = self.folder(stage, key)
-        temporary = place.parent / f".{key}.{secrets.token_hex(4)}.tmp"
         try:
-            temporary.mkdir(parents=True)
-            if not self.mirror.fetched(f"stages/{stage}/{key}", MANIFEST, temporary):
-                return False
-            os.rename(temporary, place)
-            return True
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            with disk.folder(disk.below(self.path, inner), shared=self.shared) as temporary:
+                if not self.mirror.fetched(inner, last, temporary):
+                    raise _NotThere
+        except _NotThere:
+            return False
+        return True
+
+    def _fetched(self, stage: str, key: str) -> bool:
+        """Whether the mirror has the entry, which then is here too; it is checked when read."""
+        try:
+            return self.fetched(f"stages/{stage}/{key}", MANIFEST)
+        except disk.UnsafeName as error:
+            self.say(f"{stage} {key[:12]} is not taken from {self.name}: {error}")
+            return False
 
     def _published(self, entry: Entry) -> Entry:
         """The entry, which the mirror has now too. A damaged one there is replaced."""
@@ -180,38 +194,35 @@ class Store:
         def waiting() -> None:
             self.say(f"another process is computing {stage} {key[:12]}; waiting for it.")
 
-        return locked(self.lock(stage, key), waiting=waiting)
+        return locked(self.lock(stage, key), waiting=waiting, common=self.shared)
 
     def _computed(
         self, stage: str, key: str, ingredients: Mapping[str, Any], compute: Callable[[Path], None]
     ) -> Entry:
-        place = self.folder(stage, key)
-        for left in leftovers(place):  # we hold the lock, so whoever wrote them is dead
-            shutil.rmtree(left, ignore_errors=True)
+        place = disk.below(self.path, f"stages/{stage}/{key}")
+        for left in place.parent.glob(f".{key}.*"):
+            if disk.is_leftover(left.name):  # we hold the lock, so whoever wrote it is dead
+                shutil.rmtree(left, ignore_errors=True)
         self._journal("computing", stage, key)
         start = time.perf_counter()
-        temporary = place.parent / f".{key}.{secrets.token_hex(4)}.tmp"
         try:
-            temporary.mkdir(parents=True)
-            compute(temporary)
-            seconds = time.perf_counter() - start
-            files = hashed(temporary)
-            manifest: dict[str, Any] = {
-                "tool": "jaxmeter",
-                "format": FORMAT,
-                "stage": stage,
-                "key": key,
-                "ingredients": dict(ingredients),
-                "files": files,
-                "seconds": seconds,
-            }
-            manifest["seal"] = digest(manifest)
-            write(temporary / MANIFEST, encoded(manifest))
-            sync_folder(temporary)
-            os.rename(temporary, place)
-            sync_folder(place.parent)
+            with disk.folder(place, shared=self.shared) as temporary:
+                compute(temporary)
+                seconds = time.perf_counter() - start
+                files = hashed(temporary)
+                manifest: dict[str, Any] = {
+                    "tool": "jaxmeter",
+                    "format": FORMAT,
+                    "stage": stage,
+                    "key": key,
+                    "ingredients": dict(ingredients),
+                    "files": files,
+                    "seconds": seconds,
+                }
+                disk.write(temporary / MANIFEST, sealed(manifest))
+                disk.sync_folder(temporary)
+            disk.sync_folder(place.parent)
         except BaseException as error:
-            shutil.rmtree(temporary, ignore_errors=True)
             if self.failures is not None and _would_again(error):
                 self.failures[f"{stage}/{key}"] = f"{type(error).__name__}: {error}"
             raise
@@ -240,8 +251,8 @@ class Store:
 
     def _put_aside(self, damage: Damage) -> None:
         stage, key = damage.path.parent.name, damage.path.name
-        aside = self.path / "damaged" / f"{stage}-{key}-{secrets.token_hex(4)}"
-        aside.parent.mkdir(parents=True, exist_ok=True)
+        aside = self.path / "damaged" / f"{stage}-{key}-{token_hex(4)}"
+        disk.make_folder(aside.parent, shared=self.shared)
         os.rename(damage.path, aside)
         self.say(
             f"{stage} {key[:12]} is damaged and is computed again: {damage.reason} "
@@ -250,17 +261,21 @@ class Store:
 
     def _journal(self, event: str, stage: str, key: str) -> None:
         line = {"event": event, "stage": stage, "key": key, "pid": os.getpid(), "time": time.time()}
-        text = json.dumps({**line, "host": socket.gethostname()}) + "\n"
-        with open(self.path / "journal.jsonl", "ab", buffering=0) as file:
-            file.write(text.encode())  # one write at the end of the file: lines do not mix
+        text = sealed({**line, "host": socket.gethostname()}, indent=None)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        file = os.open(self.path / JOURNAL, flags, 0o666 if self.shared else 0o600)
+        try:
+            os.write(file, text)  # one write at the end of the file: lines do not mix
+        finally:
+            os.close(file)
 
     @contextlib.contextmanager
     def writable(self) -> Iterator[None]:
         """For writing to the store: says why that is not possible where it is not."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / "locks").mkdir(exist_ok=True)
-            with locked(self.path / "locks" / "store.lock", shared=True, waiting=self._collecting):
+            disk.make_folder(self.path / "locks", shared=self.shared)
+            lock = self.path / "locks" / "store.lock"
+            with locked(lock, shared=True, waiting=self._collecting, common=self.shared):
                 yield
         except OSError as error:
             inside = error.filename is not None and str(self.path) in str(error.filename)
@@ -276,6 +291,10 @@ class Store:
         self.say(f"somebody is cleaning up {self.path}; waiting.")
 
 
+class _NotThere(Exception):
+    """The mirror has no such entry."""
+
+
 def _would_again(error: BaseException) -> bool:
     """Whether a stage would fail again: not of what may pass, such as a full disk or memory."""
     passing = isinstance(error, OSError | MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
@@ -283,9 +302,14 @@ def _would_again(error: BaseException) -> bool:
 
 
 def opened(
-    store: Store | str | os.PathLike[str], say: Callable[[str], None] = lambda text: None
+    store: Store | str | os.PathLike[str],
+    say: Callable[[str], None] = lambda text: None,
+    *,
+    shared: bool = False,
 ) -> Store:
     """A store from its folder, or its URL for any file system of fsspec ("s3://bucket/store").
+
+    `shared` is as for `Store`; a store that is one already stays as it is.
 
     Raises:
       ImportError: for a URL, if fsspec is not installed.
@@ -294,5 +318,5 @@ def opened(
         return store
     url = url_of(store)
     if url is None:
-        return Store(Path(store).expanduser(), say)
-    return Store(working_copy(url), say, Mirror(url))
+        return Store(Path(store).expanduser(), say, shared=shared)
+    return Store(working_copy(url), say, Mirror(url, shared), shared=shared)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxmeter.data import Records
+from jaxmeter.disk import replace
 from jaxmeter.intake.surroundings import keras as loaded_keras
 from jaxmeter.intake.surroundings import undisturbed
 from jaxmeter.streams import stream
@@ -52,7 +53,7 @@ def train(folder: Path, *, recipe: Any, members: Records, n_classes: int, seed: 
                 )
         model.save(folder / FILE)
     path = folder / FILE
-    path.write_bytes(settled(path.read_bytes()))
+    replace(path, settled(path.read_bytes()))
 
 
 def settled(saved: bytes) -> bytes:

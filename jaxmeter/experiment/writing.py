@@ -1,12 +1,15 @@
-"""Files written whole and waited for, and entries read with suspicion."""
+"""A store's files: JSON that is the same bytes each time, and all of it read with suspicion."""
 
+import errno
 import hashlib
 import json
 import os
-import secrets
+import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxmeter.disk import is_litter, sync_folder
 from jaxmeter.experiment.fingerprint import digest
 
 MANIFEST = "entry.json"
@@ -20,10 +23,7 @@ def examined(place: Path, stage: str, key: str) -> dict[str, Any]:
       ValueError: if anything is missing, changed or of another entry.
     """
     try:
-        manifest = json.loads((place / MANIFEST).read_bytes())
-        seal = manifest.pop("seal")
-        if seal != digest(manifest):
-            raise ValueError("its entry.json was edited.")
+        manifest = unsealed(read(place / MANIFEST), MANIFEST)
         if (manifest["tool"], manifest["format"]) != ("jaxmeter", FORMAT):
             raise ValueError("its entry.json is of another version.")
         whole = {"stage": manifest["stage"], **manifest["ingredients"]}
@@ -34,39 +34,86 @@ def examined(place: Path, stage: str, key: str) -> dict[str, Any]:
             odd = sorted(there ^ set(manifest["files"]))
             raise ValueError(f"files are missing or were added: {', '.join(odd)}.")
         for name, file in manifest["files"].items():
-            if (place / name).stat().st_size != file["size"]:
+            found = (place / name).stat()
+            if not stat.S_ISREG(found.st_mode):
+                raise ValueError(f"{name} is no file.")
+            if found.st_size != file["size"]:
                 raise ValueError(f"{name} has another size than was written.")
             if sha256(place / name) != file["sha256"]:
                 raise ValueError(f"{name} has another content than was written.")
-    except (OSError, KeyError, TypeError, AttributeError) as error:
+    except MALFORMED as error:
         raise ValueError(f"it cannot be read: {error!r}.") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"its entry.json is no JSON: {error}.") from error
+    except OSError as error:
+        raise ValueError(f"it cannot be read: {error}.") from error
     return manifest
 
 
-def leftovers(place: Path) -> list[Path]:
-    """Temporary folders of an entry."""
-    return list(place.parent.glob(f".{place.name}.*.tmp"))
+# What comes of using a JSON file that does not hold what its writer would have put there; beside
+# ValueError, which says it in words.
+MALFORMED = (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError)
 
 
-def write(path: Path, content: bytes) -> None:
-    """Writes a file and waits until the disk has it."""
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def read(path: str | Path) -> bytes:
+    """A file's bytes; not those of a pipe or device, which would be waited for.
+
+    Raises:
+      OSError: if it cannot be read or is none.
+    """
+    with open(path, "rb", opener=_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no file", str(path))
+        return file.read()
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Writes a file in one step: it is as before or as given."""
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def parsed(content: bytes, name: str) -> dict[str, Any]:
+    """The JSON object that a file holds.
+
+    Raises:
+      ValueError: if it holds none; the message begins with the file's name.
+    """
+    if not content.strip():
+        raise ValueError(f"{name} is empty")
     try:
-        write(temporary, content)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        found = json.loads(content.decode(), parse_constant=_no_number)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is no JSON (it is not UTF-8: {error})") from error
+    except RecursionError as error:
+        raise ValueError(f"{name} is no JSON of ours (it is nested too deep)") from error
+    except ValueError as error:
+        raise ValueError(f"{name} is no JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{name} holds no JSON object")
+    return found
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON's")
+
+
+def sealed(facts: Mapping[str, Any], *, indent: int | None = 1) -> bytes:
+    """A JSON file that says itself whether it was changed; see `unsealed`."""
+    return encoded({**facts, "seal": digest(facts)}, indent=indent)
+
+
+def unsealed(content: bytes, name: str, *, indent: int | None = 1) -> dict[str, Any]:
+    """What `sealed` was given, if every byte is as it was.
+
+    Raises:
+      ValueError: if it was changed; the message begins with the file's name.
+    """
+    facts = parsed(content, name)
+    seal = facts.pop("seal", None)
+    try:
+        same = seal == digest(facts) and content == encoded({**facts, "seal": seal}, indent=indent)
+    except (RecursionError, ValueError):
+        same = False
+    if not same:
+        raise ValueError(f"{name} was changed since it was written")
+    return facts
 
 
 def encoded(value: Any, *, indent: int | None = 1) -> bytes:
@@ -96,11 +143,12 @@ def hashed(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def names(folder: Path) -> set[str]:
-    """All files of a folder, those of inner ones by their path."""
+    """All files of a folder, those of inner ones by their path; not what systems leave anywhere."""
     found = set()
-    for root, _, files in os.walk(folder):
+    for root, inner, files in os.walk(folder):
         within = Path(root).relative_to(folder)
-        found |= {(within / name).as_posix() for name in files}
+        found |= {(within / name).as_posix() for name in files if not is_litter(name)}
+        inner[:] = [name for name in inner if not is_litter(name)]
     return found
 
 
@@ -115,12 +163,3 @@ def signature(place: Path) -> Any:
         return (os.stat(place).st_ino, tuple(inner))
     except FileNotFoundError:
         return None
-
-
-def sync_folder(folder: Path) -> None:
-    """Waits until the disk has the folder's list of files."""
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tensorboardX import SummaryWriter
 
+from jaxmeter import disk
 from jaxmeter.attack import Fitted
 from jaxmeter.facts import plain
 from jaxmeter.folder import rendered
@@ -50,13 +52,13 @@ def claimed(logs: Path, model_name: str) -> Places:
             f"model_name is {model_name!r}; it names folders under {logs}, so it must be letters, "
             "digits, spaces and . + - _, and start with a letter or digit."
         )
-    (logs / "results").mkdir(parents=True, exist_ok=True)
+    disk.make_folder(logs / "results")
     number = 1
     while True:
         name = model_name if number == 1 else f"{model_name}-{number}"
         results = logs / "results" / name
         try:
-            results.mkdir()
+            results.mkdir(0o700)
             break
         except FileExistsError:
             number += 1
@@ -65,7 +67,7 @@ def claimed(logs: Path, model_name: str) -> Places:
         logs / "attack" / f"{name}.log",
     )  # fmt: skip
     for folder in (places.plots, places.events):
-        folder.mkdir(parents=True, exist_ok=True)
+        disk.make_folder(folder)
     return places
 
 
@@ -73,7 +75,8 @@ def claimed(logs: Path, model_name: str) -> Places:
 def logger(places: Places) -> Iterator[logging.Logger]:
     """A logger that writes to the run's file and to the console."""
     log = logging.Logger(f"jaxmeter.meter.{places.name}", logging.INFO)
-    file = logging.FileHandler(places.log, encoding="utf-8")
+    text = open(places.log, "a", encoding="utf-8", opener=_private)
+    file = logging.StreamHandler(text)
     file.setFormatter(_Printable("%(asctime)s %(message)s"))
     console = logging.StreamHandler(sys.stdout)
     console.setFormatter(_Printable())
@@ -83,6 +86,22 @@ def logger(places: Places) -> Iterator[logging.Logger]:
         yield log
     finally:
         file.close()
+        text.close()
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+@contextmanager
+def _events(places: Places, **how: Any) -> Iterator[SummaryWriter]:
+    """A writer of TensorBoard's file, which writes as the umask has it."""
+    with disk.apart(places.events) as room:
+        with SummaryWriter(str(room), **how) as writer:
+            yield writer
+        disk.settle(room)
+        for path in room.iterdir():
+            path.rename(places.events / path.name)
 
 
 class _Printable(logging.Formatter):
@@ -101,7 +120,7 @@ def write_fit(places: Places, fitted: Fitted) -> None:
         "accuracy/select": history.select_accuracy,
         "auc/select": history.select_auc,
     }
-    with SummaryWriter(str(places.events)) as writer:
+    with _events(places) as writer:
         for tag, values in tags.items():
             for epoch, value in enumerate(values):
                 if np.isfinite(value):
@@ -110,7 +129,7 @@ def write_fit(places: Places, fitted: Fitted) -> None:
 
 def write_test(places: Places, fitted: Fitted, result: AttackResult) -> None:
     """The same of the test, at the epoch that was kept."""
-    with SummaryWriter(str(places.events), filename_suffix=".test") as writer:
+    with _events(places, filename_suffix=".test") as writer:
         writer.add_scalar("accuracy/test", result.accuracy, fitted.best_epoch)
         writer.add_scalar("auc/test", result.auc, fitted.best_epoch)
 
@@ -118,13 +137,14 @@ def write_test(places: Places, fitted: Fitted, result: AttackResult) -> None:
 def write_arrays(places: Places, arrays: dict[str, NDArray]) -> None:
     """Arrays by the names of their files."""
     for name, array in arrays.items():
-        np.save(places.results / f"{name}.npy", array, allow_pickle=False)
+        with disk.replacing(places.results / f"{name}.npy") as file:
+            np.save(file, array, allow_pickle=False)
 
 
 def write_results(places: Places, facts: dict[str, Any]) -> None:
     """`results.json`."""
     text = json.dumps(plain(facts), indent=1, ensure_ascii=False, allow_nan=False)
-    (places.results / "results.json").write_text(text, "utf-8")
+    disk.replace(places.results / "results.json", text.encode())
 
 
 def write_figures(places: Places, figures: dict[str, Figure]) -> list[Path]:
@@ -132,7 +152,7 @@ def write_figures(places: Places, figures: dict[str, Figure]) -> list[Path]:
     written = []
     for name, figure in figures.items():
         path = places.plots / f"{name}.png"
-        path.write_bytes(rendered(figure, "png", fonttype="path"))
+        disk.replace(path, rendered(figure, "png", fonttype="path"))
         written.append(path)
     return written
 
@@ -140,13 +160,13 @@ def write_figures(places: Places, figures: dict[str, Figure]) -> list[Path]:
 def write_comparison(logs: Path, figure: Figure) -> Path:
     """The figure of several runs, under a name of its own."""
     folder = logs / "plots"
-    folder.mkdir(parents=True, exist_ok=True)
+    disk.make_folder(folder)
+    content = rendered(figure, "png", fonttype="path")
     number = 1
     while True:
         path = folder / f"comparison{'' if number == 1 else f'-{number}'}.png"
         try:
-            with path.open("xb") as file:
-                file.write(rendered(figure, "png", fonttype="path"))
+            disk.write(path, content)
             return path
         except FileExistsError:
             number += 1

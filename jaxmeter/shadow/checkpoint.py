@@ -18,10 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from jaxmeter import disk
 from jaxmeter.jaxpr.equations import Body, bodies, body_of, is_literal
 
 MANIFEST = "training.json"
 _CHUNK = re.compile(r"models-(\d+(?:-\d+)*)")
+_CUT = re.compile(rf"{_CHUNK.pattern}\.orbax-checkpoint-tmp(-\d+)?")  # left by Orbax itself
 _FORMAT = 1
 
 
@@ -64,14 +66,15 @@ def opened(folder: str | os.PathLike[str], follows_from: Mapping[str, Any]) -> I
     given = {"kind": "jaxmeter references", "format": _FORMAT, **follows_from}
     manifest = folder / MANIFEST
     if not manifest.exists() and folder.exists():
-        strange = [p.name for p in folder.iterdir() if not p.name.startswith(f".{MANIFEST}")]
-        if strange and strange != ["lock"]:
+        ours = ("lock", f".{MANIFEST}.tmp")
+        names = [path.name for path in folder.iterdir() if path.name not in ours]
+        if not all(disk.is_litter(n) or disk.is_leftover(n, re.escape(MANIFEST)) for n in names):
             raise FileExistsError(
                 f"{folder} is not empty and holds no training ({MANIFEST} is missing), so models "
                 "are not written there. Name a new folder."
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "a") as lock:  # released with the process, however that ends
+    disk.make_folder(folder)
+    with open(folder / "lock", "a", opener=_private) as lock:  # released with the process
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -82,17 +85,19 @@ def opened(folder: str | os.PathLike[str], follows_from: Mapping[str, Any]) -> I
         if manifest.exists():
             _compared(manifest, given)
         else:
-            temporary = folder / f".{MANIFEST}.tmp"
-            temporary.write_text(json.dumps(given, indent=1), "utf-8")
-            temporary.replace(manifest)
+            disk.replace(manifest, json.dumps(given, indent=1).encode())
         yield folder
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def _compared(manifest: Path, given: Mapping[str, Any]) -> None:
     try:
         found = json.loads(manifest.read_text("utf-8"))
         differs = [name for name in given if found.get(name) != given[name]]
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{manifest} is damaged: {error}. Remove its folder.") from None
     if differs:
         raise ValueError(
@@ -105,31 +110,44 @@ def save(folder: Path, models: list[int], arrays: list[Any]) -> None:
     """Saves finished models, given as stacked arrays."""
     name = "models-" + "-".join(map(str, _runs(models)))
     tree = {f"{i:03d}": np.asarray(array) for i, array in enumerate(arrays)}
-    _orbax().PyTreeCheckpointer().save(folder / name, tree)
+    with disk.apart(folder / name) as room:  # Orbax writes as the umask has it
+        _orbax().PyTreeCheckpointer().save(room / name, tree)
+        disk.settle(room)
+        (room / name).rename(folder / name)
 
 
 def restore(folder: Path, shapes: list[Any]) -> dict[int, list[Any]]:
     """Every finished model of a folder by number, as arrays of these shapes and types.
 
-    What was cut off in the writing is removed.
+    What was cut off in the writing is removed; whatever else lies there stays.
+
+    Raises:
+      ValueError: if a checkpoint is damaged.
     """
     orbax, found = _orbax(), {}
     for path in sorted(folder.iterdir()):
-        if not path.is_dir():
+        if path.is_symlink() or not path.is_dir():
+            continue
+        if disk.is_leftover(path.name, _CHUNK.pattern) or _CUT.fullmatch(path.name):
+            shutil.rmtree(path)  # we hold the lock, so whoever wrote it is dead
             continue
         name = _CHUNK.fullmatch(path.name)
-        if name is None or not orbax.utils.is_checkpoint_finalized(path):
-            shutil.rmtree(path)
+        if name is None:
             continue
-        models = _numbers([int(n) for n in name[1].split("-")])
-        tree = orbax.PyTreeCheckpointer().restore(path)
-        leaves = [np.asarray(tree[f"{i:03d}"]) for i in range(len(shapes))]
+        ends = [int(n) for n in name[1].split("-")]
+        count = sum(b - a + 1 for a, b in zip(ends[::2], ends[1::2], strict=False))
+        try:
+            tree = orbax.PyTreeCheckpointer().restore(path)
+            leaves = [np.asarray(tree[f"{i:03d}"]) for i in range(len(shapes))]
+        except Exception as error:  # of Orbax, its readers and their formats
+            raise ValueError(f"{path} cannot be read: {error}. Remove it.") from error
         for leaf, like in zip(leaves, shapes, strict=True):
-            if leaf.shape != (len(models), *like.shape) or leaf.dtype != like.dtype:
+            if leaf.shape != (count, *like.shape) or leaf.dtype != like.dtype or len(ends) % 2:
                 raise ValueError(
-                    f"{path} holds {leaf.dtype}{leaf.shape}, and {len(models)} models have "
-                    f"{like.dtype}{(len(models), *like.shape)}: it was changed. Remove it."
+                    f"{path} holds {leaf.dtype}{leaf.shape}, and {count} models have "
+                    f"{like.dtype}{(count, *like.shape)}: it was changed. Remove it."
                 )
+        models = _numbers(ends)
         found.update({m: [leaf[j] for leaf in leaves] for j, m in enumerate(models)})
     return found
 

@@ -4,7 +4,6 @@ import errno
 import json
 import math
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmeter import disk
 from jaxmeter.gradients import Outer
 from jaxmeter.signals.example import Signals
 
@@ -40,7 +40,7 @@ def load(folder: str | PathLike[str]) -> Signals:
             f"{folder} holds no signals (no {MANIFEST}). jm.extract(..., out=folder) writes them; "
             "an extraction that was interrupted leaves nothing."
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{folder / MANIFEST} is not a manifest of signals: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("kind") != "jaxmeter signals":
         raise ValueError(f"{folder / MANIFEST} is not a manifest of jaxmeter's signals.")
@@ -67,10 +67,10 @@ def writing(folder: str | PathLike[str], shapes: Signals) -> Iterator[Signals]:
       OSError: if the disk has not the space, which is reserved before the first signal is written.
     """
     folder = check_free(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
+    disk.make_folder(folder.parent)
+    temporary = disk.beside(folder)
     try:
-        temporary.mkdir()
+        disk.make_folder(temporary)
         entries, maps, leaves = [], [], {}
         total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for _, leaf in _leaves(shapes))
         for i, (path, leaf) in enumerate(_leaves(shapes)):
@@ -86,18 +86,23 @@ def writing(folder: str | PathLike[str], shapes: Signals) -> Iterator[Signals]:
             {"kind": "jaxmeter signals", "format": _FORMAT, "names": names, "arrays": entries},
             indent=1,
         )
-        (temporary / MANIFEST).write_text(text, "utf-8")
+        disk.write(temporary / MANIFEST, text.encode())
         check_free(folder)  # it may have changed while we wrote
-        temporary.rename(folder)
+        disk.swap(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
 def check_free(folder: str | PathLike[str]) -> Path:
-    """The folder as an absolute path; an error if anything is there but an empty folder."""
+    """The folder as an absolute path; an error if anything is there but an empty folder.
+
+    What systems leave in folders, such as .DS_Store, does not count, and stays.
+    """
     folder = Path(folder).expanduser().resolve()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if folder.exists() and not (
+        folder.is_dir() and all(disk.is_litter(path.name) for path in folder.iterdir())
+    ):
         raise FileExistsError(
             f"{folder} exists, and signals are never written over anything. Read it with "
             "jm.signals.load if it holds the signals you want, remove it, or name another folder."
@@ -114,7 +119,7 @@ def _reserved(path: Path, dtype: np.dtype, shape: tuple[int, ...], total: int) -
     Of a sparse file the disk could fill up while its pages are written, and that is no error that
     Python could catch: the process is killed by SIGBUS.
     """
-    with path.open("wb") as file:
+    with disk.create(path) as file:
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
         np.lib.format.write_array_header_1_0(file, {**header, "shape": shape})
         file.flush()
@@ -181,10 +186,12 @@ def _assembled(leaves: dict[tuple[str, ...], Any], names: dict[str, list[str]]) 
 def _opened(folder: Path, entry: dict[str, Any]) -> Any:
     """One array, as a plain read-only view of its memory map."""
     name, dtype = entry["file"], jnp.dtype(entry["dtype"])
-    if Path(name).name != name:
-        raise ValueError(f"{folder / MANIFEST} names a file outside its folder: {name}.")
     try:
-        mapped = np.load(folder / name, mmap_mode="r", allow_pickle=False)
+        path = disk.below(folder, name)
+    except disk.UnsafeName as error:
+        raise ValueError(f"{folder / MANIFEST} names a file outside its folder: {error}") from error
+    try:
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # NumPy evaluates the header, which can fail in a dozen ways
         raise ValueError(f"{folder / name} cannot be read as an array: {error}") from error
     if mapped.dtype != _on_disk(dtype) or list(mapped.shape) != entry["shape"]:
