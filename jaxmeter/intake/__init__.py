@@ -37,7 +37,8 @@ def load_target(
         TensorFlow go through ONNX and need `jaxmeter[tensorflow]`; `.onnx` needs `jaxmeter[onnx]`.
       output: what to audit; None for the model's only output. See below.
       weights: for a `.json` architecture, its weights: `.h5` or a TensorFlow checkpoint's prefix.
-      trust: open a file with Lambda layers and their like, which run Python code from the file.
+      trust: open also what names more than the layers, functions and operations known to compute
+        only: Lambda layers and their like, which run Python code from the file.
       custom_objects: classes and functions of your own that the file names.
 
     Raises:
