@@ -689,6 +689,33 @@ def test_custom_objects_are_found_by_every_name_that_keras_writes():
     ):
         assert not refused(part, custom=custom), part
         assert refused(part)
+    # A class that nobody has stands for no function, and for nothing in a module.
+    nobodys = {"class_name": "Nobodys", "config": {"name": "evil"}}
+    assert not refused(nobodys, custom={"Nobodys": None})
+    for part in (function("a.module", "Nobodys"), dense("Nobodys"), nobodys | {"module": "a"}):
+        assert refused(part, custom={"Nobodys": None})
+
+
+def test_what_keras_writes_in_a_way_of_its_own_passes():
+    place = "tf_keras.src.applications.inception_resnet_v2"
+    tensorflows = layer("Constant", "tensorflow.python.ops.init_ops_v2", "Constant", value=0)
+    for part in (
+        layer("CustomScaleLayer", place, "Custom>CustomScaleLayer", scale=0.1),
+        layer("Custom>Adam", "keras.optimizers", "Custom>Adam"),
+        layer("Functional", "keras.engine.functional", "Functional", layers=[]),
+        layer("Dense", "keras.layers", bias_initializer=tensorflows),
+        dense(function("builtins", "relu") | {"registered_name": "function"}),
+        dense(function("keras.activations", "gelu")),
+        layer("Activation", "keras.layers", activation="leaky_relu", dtype="mixed_float16"),
+        layer("DropoutWrapper", cell=layer("GRUCell", units=2), input_keep_prob=0.5),
+        layer("TextVectorization", vocabulary=["a", "b"], standardize="lower"),
+        layer("TFOpLambda", function="compat.v1.nn.conv2d"),
+        layer("MeanMetricWrapper", fn="somebodys_metric"),
+        layer("Embedding", "keras.layers", quantization_config=None, function=None),
+        {"class_name": "TypeSpec", "type_spec": "tf.TensorSpec", "serialized": []},
+        {"class_name": "__numpy__", "config": {"value": [1.0], "dtype": "float32"}},
+    ):
+        assert not refused(part), part
 
 
 @pytest.mark.parametrize("format", ["h5", "json"])

@@ -42,7 +42,8 @@ def load_target(
         TensorFlow go through ONNX and need `jaxmeter[tensorflow]`; `.onnx` needs `jaxmeter[onnx]`.
       output: what to audit; None for the model's only output. See below.
       weights: for a `.json` architecture, its weights: `.h5` or a TensorFlow checkpoint's prefix.
-      trust: open a file with Lambda layers and their like, which run Python code from the file.
+      trust: open also what names more than the layers, functions and operations known to compute
+        only: Lambda layers and their like, which run Python code from the file.
       custom_objects: classes and functions of your own that the file names.
       max_bytes: memory that opening the file may take, beyond what this process has; None for a
         limit that grows with the file's size and no usual model comes near. Not for live models.

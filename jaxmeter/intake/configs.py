@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from jaxmeter.intake.safety import allowlist
 
-_KERAS = r"(tensorflow\.(python\.)?)?(tf_)?keras(\.(_tf_keras|api|_v[12]|src|python|keras))*"
+_KERAS = r"(tf_)?keras(\.(_tf_keras|api|_v[12]|src|python|keras))*"
 
 
 def _of(*rooms: str, top: bool = False) -> re.Pattern[str]:
@@ -18,6 +18,9 @@ def _of(*rooms: str, top: bool = False) -> re.Pattern[str]:
     below = rf"\.({'|'.join(rooms)})(\.(?!\w*_test\b)\w+)*"
     return re.compile(rf"{_KERAS}({below}){'?' if top else ''}")
 
+
+# TensorFlow's own initialisers, which tf_keras' EfficientNetV2 has.
+_TF_INITIALIZERS = re.compile(r"tensorflow\.python\.ops\.init_ops(_v2)?")
 
 # Where Keras has what is on the list. It imports any module that a config names, so a name counts
 # only together with a module that is its own.
@@ -33,6 +36,7 @@ _CLASSES = (
     (allowlist.OPERATIONS, _of("ops", "activations")),
     (allowlist.COLUMNS, _of("feature_column")),
     (allowlist.INITIALIZERS, _of("initializers")),
+    (allowlist.INITIALIZERS, _TF_INITIALIZERS),
     (allowlist.REGULARIZERS, _of("regularizers")),
     (allowlist.CONSTRAINTS, _of("constraints")),
     (allowlist.POLICIES, _of("dtype_policies", "mixed_precision", "quantizers", top=True)),
@@ -176,24 +180,29 @@ def _listing(found: Mapping[str, str]) -> str:
 # --- the walk -----------------------------------------------------------------------------------
 
 
-def _walk(config: Any, owner: str, custom: Mapping[str, Any], found: _Found) -> None:
-    """Looks at every part of a config, whatever holds it."""
-    if isinstance(config, dict):
-        inner = config.get("config")
-        name = inner.get("name") if isinstance(inner, dict) else config.get("name")
-        owner = name if isinstance(name, str) else owner
-        if isinstance(config.get("class_name"), str):
-            _check_part(config, owner, custom, found)
-        for node in _nodes(config):
-            if not _has_tensor(node):
-                found.constants[owner] = str(config.get("class_name"))
-        for key, value in inner.items() if isinstance(inner, dict) else ():
-            if key in allowlist.FILES and isinstance(value, str):
-                found.reads[owner] = (str(config.get("class_name")), value)
-        config = list(config.values())
+def _walk(
+    config: Any, owner: str, custom: Mapping[str, Any], found: _Found, in_call: bool = False
+) -> None:
+    """Looks at every part of a config, whatever holds it; `in_call` among a call's arguments."""
     if isinstance(config, list):
         for item in config:
-            _walk(item, owner, custom, found)
+            _walk(item, owner, custom, found, in_call)
+    if not isinstance(config, dict):
+        return
+    inner = config.get("config")
+    name = inner.get("name") if isinstance(inner, dict) else config.get("name")
+    owner = name if isinstance(name, str) else owner
+    if isinstance(config.get("class_name"), str):
+        _check_part(config, owner, custom, found)
+    for key, value in inner.items() if isinstance(inner, dict) else ():
+        if key in allowlist.FILES and isinstance(value, str):
+            found.reads[owner] = (str(config.get("class_name")), value)
+    nodes = config.get("inbound_nodes")
+    # Calls within calls are none, and to look for tensors in each would take the square of time.
+    if isinstance(nodes, list) and not in_call and not all(map(_has_tensor, nodes)):
+        found.constants[owner] = str(config.get("class_name"))
+    for key, value in config.items():
+        _walk(value, owner, custom, found, in_call or key == "inbound_nodes")
 
 
 def _check_part(part: dict[str, Any], owner: str, custom: Mapping[str, Any], found: _Found) -> None:
@@ -238,12 +247,6 @@ def _check_fields(
                 found.unknown[value] = value
 
 
-def _nodes(part: dict[str, Any]) -> list[Any]:
-    """How a layer of a functional model is called: the arguments of each call."""
-    nodes = part.get("inbound_nodes")
-    return nodes if isinstance(nodes, list) else []
-
-
 def _has_tensor(node: Any) -> bool:
     """Whether an argument of a call comes from a layer, so that the call waits for data.
 
@@ -266,7 +269,12 @@ def _has_tensor(node: Any) -> bool:
 
 
 def _is_class(kind: str, registered: Any, module: Any) -> bool:
-    """Whether a class is Keras', on the list, and looked for where Keras has it."""
+    """Whether a class is Keras', on the list, and looked for where Keras has it.
+
+    A few of Keras' own are registered as if they were custom, and are on the list as such.
+    """
+    if registered == f"Custom>{kind}":
+        return _has_place(registered, module, _CLASSES)
     return registered in (None, kind) and _has_place(kind, module, _CLASSES)
 
 

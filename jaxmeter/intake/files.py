@@ -59,6 +59,8 @@ def examined(path: Path, trust: bool, custom: Mapping[str, Any] = MappingProxyTy
     try:
         config, version = readers[kind](path, trust)
         check_config(config, str(path), trust, custom)
+    except UnknownParts as error:
+        raise ValueError(str(error)) from None
     except RecursionError as error:
         raise _damaged(path, ValueError("its config is nested without end")) from error
     except Exception as error:
@@ -380,7 +382,7 @@ def line(error: BaseException) -> str:
 
 def _is_own(error: Exception, path: Path) -> bool:
     """Whether an error is this module's; zipfile, json and h5py have many ways to say theirs."""
-    return type(error) in (ValueError, UnknownParts) and str(path) in str(error)
+    return type(error) is ValueError and str(path) in str(error)
 
 
 def _damaged(path: Path, error: BaseException) -> ValueError:
