@@ -129,7 +129,8 @@ def audit(
       head: What to audit of a model with several outputs, labels or time steps: an output's name or
         1-based number or a layer's name, then 0-based indices: "--head tags 3".
       weights: For a .json architecture, its weights: .h5 or a TensorFlow checkpoint's prefix.
-      trust: Load models with Python code in them (Lambda layers). Only files you made.
+      trust: Open models with any layer or operation, which may run code of their own. Only files
+        you made.
       max_bytes: Memory that opening a model may take. Default: a limit that grows with its file.
       max_seconds: Time that opening a model may take. Default: likewise.
     """
@@ -210,7 +211,8 @@ def inspect(
       head: What to audit of a model with several outputs, labels or time steps: an output's name or
         1-based number or a layer's name, then 0-based indices: "--head tags 3".
       weights: For a .json architecture, its weights: .h5 or a TensorFlow checkpoint's prefix.
-      trust: Load models with Python code in them (Lambda layers). Only files you made.
+      trust: Open models with any layer or operation, which may run code of their own. Only files
+        you made.
       max_bytes: Memory that opening a model may take. Default: a limit that grows with its file.
       max_seconds: Time that opening a model may take. Default: likewise.
     """

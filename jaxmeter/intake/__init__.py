@@ -31,9 +31,11 @@ def load_target(
 ) -> Target:
     """A target from a model file or a live model.
 
-    Loading runs no code from the file, reads no other file, writes none and opens no pickles. The
-    target's arrays are copies. `target.spec.source` records the route taken, the versions and the
-    largest difference from the original framework's own output on a probe batch.
+    Opening a model file runs no code of the file's, reads no other file, writes none, opens no
+    network connection and unpickles nothing, unless `trust` or `custom_objects` are given; the
+    project's SECURITY.md says what that rests on. The target's arrays are copies.
+    `target.spec.source` records the route taken, the versions, in which process the file was
+    opened, and the largest difference from the original framework's own output on a probe batch.
 
     Args:
       source: path of a `.keras`, `.h5`, `.hdf5` or `.onnx` file, of a SavedModel folder or of a

@@ -33,7 +33,7 @@ from jaxmeter.intake.files import (
 from jaxmeter.intake.heads import Choice
 from jaxmeter.intake.safety import budget, process
 from jaxmeter.intake.safety.building import building, foresee
-from jaxmeter.intake.tf_export import Place
+from jaxmeter.intake.tf_export import Place, unpacked
 from jaxmeter.target import HERE, Target
 
 _RUNTIME = 2**30  # bytes that TensorFlow takes for itself when it first computes
@@ -136,8 +136,12 @@ def _of_traced(
 
 
 def _module(name: str) -> Any:
-    """A module that imports TensorFlow or ONNX, both slow."""
-    return importlib.import_module(f"jaxmeter.intake.{name}")
+    """A module that imports TensorFlow or ONNX; its name is spelt out for the test of imports."""
+    return {
+        "tf_files": lambda: importlib.import_module("jaxmeter.intake.tf_files"),
+        "tf_models": lambda: importlib.import_module("jaxmeter.intake.tf_models"),
+        "tf_target": lambda: importlib.import_module("jaxmeter.intake.tf_target"),
+    }[name]()
 
 
 def _check_backend(backend: str) -> None:
@@ -276,7 +280,7 @@ def _apart(
             if error.stage == "load":
                 raise _NotLoaded from error
             raise ValueError(f"{path}: {error}") from error
-        export = _module("tf_export").unpacked(found.head, found.arrays)
+        export = unpacked(found.head, found.arrays)
         with surroundings.undisturbed():
             held = f"in a process of its own: {found.held}"
             return _of_traced((export, found.original), str(path), output, held)

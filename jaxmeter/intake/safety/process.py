@@ -20,9 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxmeter.intake.safety import messages
+from jaxmeter.intake.safety import messages, worker
 
-_WORKER = Path(__file__).with_name("worker.py")
 _START = 600.0  # seconds that importing TensorFlow may take on a slow disk
 # Of the environment it sees what finds and configures libraries; not this process' secrets.
 _PASSED_ON = (
@@ -245,7 +244,7 @@ def _started(arguments: list[str], **streams: Any) -> subprocess.Popen[Any]:
         "CUDA_VISIBLE_DEVICES": "-1",
     }
     found: subprocess.Popen[Any] = subprocess.Popen(
-        [sys.executable, "-B", "-s", "-P", str(_WORKER), *arguments],
+        [sys.executable, "-B", "-s", "-P", worker.__file__, *arguments],
         env=kept,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

@@ -39,8 +39,11 @@ def main(arguments: list[str]) -> None:
     be written, this process serves one file by its own standard input and output.
     """
     _without_the_rest()
-    names = ("safety.messages", "safety.confinement", "tf_files")
-    used: list[Any] = [importlib.import_module(f"jaxmeter.intake.{name}") for name in names]
+    used: list[Any] = [
+        importlib.import_module("jaxmeter.intake.safety.messages"),
+        importlib.import_module("jaxmeter.intake.safety.confinement"),
+        importlib.import_module("jaxmeter.intake.tf_files"),
+    ]
     if arguments[0] == "-":
         back = os.dup(1)
         os.dup2(2, 1)  # what others print must not get between the messages
