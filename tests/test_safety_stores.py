@@ -493,6 +493,15 @@ def test_gc_lists_what_is_useless_all_the_same(store):
         assert experiment.gc(store) == (left,)
 
 
+def test_commands_end_with_1_and_name_what_is_damaged(store, config, capsys):
+    (only_run(store) / "status.json").write_text('{"state": "do')
+    for command in ("status", "verify", "gc"):
+        with pytest.raises(SystemExit) as ended:
+            experiment.main(config, (), [command, "--store", str(store)])
+        said = capsys.readouterr()
+        assert ended.value.code == 1 and "status.json" in said.out + said.err, command
+
+
 def test_gc_takes_nothing_that_the_store_did_not_write(store, tmp_path):
     outside = tmp_path / "outside"
     foreign = [
