@@ -5,8 +5,14 @@ import os
 from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "jax"
-# Compiling is most of the suite's time; less effort there changes no result beyond rounding.
+# Compiling is most of the suite's time. Less effort there changes no result beyond rounding, and a
+# program is compiled once for all modules, workers, subprocesses and runs.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "xla")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
 import pytest
