@@ -244,7 +244,7 @@ ONNX = {
                 filled(),
                 *(h.make_node("MatMul", [f"c{i}", f"c{i}"], [f"c{i + 1}"]) for i in range(3)),
             ],
-            [integers("shape", 8000, 8000)],
+            [integers("shape", 6000, 6000)],
             "c3",
         ),
         "dot_general.*" + LONG,
@@ -312,8 +312,8 @@ ONNX = {
     ),
     "places of one": (
         lambda: added(
-            expanded(h.make_node("NonZero", ["c0"], ["big"])),
-            [integers("shape", 2**26), constant("one", [1.0])],
+            [filled(), h.make_node("NonZero", ["c0"], ["big"])],
+            [integers("shape", 2**25)],
         ),
         MUCH,
     ),
@@ -523,7 +523,7 @@ def test_initial_values_that_take_long_are_not_drawn(loader, tmp_path):
 
 def test_variables_that_a_file_lacks_have_their_initial_values():
     initializer = keras.initializers.Orthogonal(seed=3)
-    with building(keras) as settle:
+    with jax.numpy_rank_promotion("allow"), building(keras) as settle:
         read, missing = (L.Dense(200, kernel_initializer=initializer) for _ in range(2))
         for layer in (read, missing):
             layer.build((None, 200))
@@ -531,7 +531,8 @@ def test_variables_that_a_file_lacks_have_their_initial_values():
         read.kernel.assign(np.full((200, 200), 7.0))
         settle()
     assert np.all(read.kernel.numpy() == 7)
-    np.testing.assert_array_equal(missing.kernel.numpy(), initializer((200, 200)))
+    with jax.numpy_rank_promotion("allow"):
+        np.testing.assert_array_equal(missing.kernel.numpy(), initializer((200, 200)))
     np.testing.assert_allclose(
         missing.kernel.numpy() @ missing.kernel.numpy().T, np.eye(200), atol=1e-5
     )
@@ -539,7 +540,8 @@ def test_variables_that_a_file_lacks_have_their_initial_values():
 
 def test_drawing_what_a_file_lacks_is_charged(tmp_path):
     (tmp_path / "f").write_bytes(b"")
-    with budget.within([tmp_path / "f"], max_seconds=5), building(keras) as settle:
+    allowed = jax.numpy_rank_promotion("allow")
+    with allowed, budget.within([tmp_path / "f"], max_seconds=5), building(keras) as settle:
         L.Dense(3000, kernel_initializer="orthogonal").build((None, 3000))
         with pytest.raises(TooExpensive, match="drawing the variable.*max_seconds"):
             settle()
@@ -563,7 +565,8 @@ def test_configs_whose_layers_cannot_be_built_in_time(tmp_path, config, message)
 def test_steps_that_are_unrolled_are_counted(tmp_path):
     path = tmp_path / "model.keras"
     layer = L.SimpleRNN(2, unroll=False)
-    keras.Sequential([keras.Input((10**5, 1)), layer, L.Dense(2)]).save(path)
+    with jax.numpy_rank_promotion("allow"):
+        keras.Sequential([keras.Input((10**5, 1)), layer, L.Dense(2)]).save(path)
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     members["config.json"] = members["config.json"].replace(b'"unroll": false', b'"unroll": true')
@@ -765,7 +768,7 @@ def beside(folder, location, content=ARRAY):
 @pytest.mark.filterwarnings("ignore:the model gives as many numbers")
 def test_files_that_exporters_write_are_read(tmp_path, location):
     target = jm.load_target(beside(tmp_path, location))
-    np.testing.assert_array_equal(target.params["Add_1/w"], np.ones(4))
+    np.testing.assert_array_equal(target.params["w/w"], np.ones(4))
 
 
 TEXT = b"host=example.org\nuser=me\npassword=hunter2hunter2\n"
@@ -814,8 +817,8 @@ def test_the_same_bytes_many_times_are_counted_each_time(tmp_path):
         os.truncate(file.fileno(), 2**22)
     tensors = []
     for i in range(400):
-        tensor = h.make_tensor(f"w{i}", TensorProto.FLOAT, [2**20], bytes(2**22), raw=True)
-        tensors.append(outside(tensor, "data"))
+        tensors.append(outside(constant(f"w{i}", np.ones(4)), "data"))
+        tensors[-1].dims[:] = [2**20]
         tensors[-1].external_data[-1].value = str(2**22)
     nodes = [h.make_node("Sum", [f"w{i}" for i in range(400)], ["big"])]
     path = tmp_path / "model.onnx"
