@@ -58,8 +58,21 @@ ARROWS = {
     "shapes": set(),
     "inspection": {"shapes", "target"},
     "inspection_tables": {"inspection", "target"},
+    "intake.safety": set(),
+    "intake.safety.budget": {"memory", "shapes"},
+    "intake.safety.work": {"memory"},
+    "intake.safety.programs": {
+        *("equations", "intake.safety", "intake.safety.budget", "intake.safety.work", "memory"),
+    },
+    "intake.safety.building": {
+        *("intake.safety", "intake.safety.budget", "intake.safety.programs", "shapes"),
+    },
+    "intake.safety.external": {"intake.safety", "intake.safety.budget"},
     "intake.heads": {"shapes"},
-    "intake.reading": {"intake.heads", "lowering", "shapes", "target"},
+    "intake.reading": {
+        *("intake.heads", "intake.safety", "intake.safety.budget", "intake.safety.programs"),
+        *("lowering", "shapes", "target"),
+    },
     "intake.naming": set(),
     "intake.surroundings": set(),
     "intake.configs": set(),
@@ -68,18 +81,22 @@ ARROWS = {
     "intake.keras_model": {"intake.keras_pass", "intake.naming"},
     "intake.keras_jax": {
         *("intake.heads", "intake.keras_model", "intake.keras_pass", "intake.reading"),
-        "target",
+        *("intake.safety.programs", "target"),
     },
     "intake.keras_training": {
         *("intake.heads", "intake.keras_jax", "intake.keras_model", "intake.keras_pass"),
         *("intake.surroundings", "target"),
     },
-    "intake.onnx_ops": {"shapes"},
-    "intake.onnx_graph": {"intake.onnx_ops", "shapes"},
-    "intake.onnx_target": {
-        *("intake.heads", "intake.onnx_graph", "intake.reading", "shapes", "target"),
+    "intake.onnx_ops": {"intake.safety", "intake.safety.budget", "shapes"},
+    "intake.onnx_graph": {
+        *("intake.onnx_ops", "intake.safety", "intake.safety.budget", "intake.safety.programs"),
+        "shapes",
     },
-    "intake.onnx_file": {"intake.naming", "intake.onnx_graph", "intake.onnx_target", "target"},
+    "intake.onnx_target": {"intake.heads", "intake.onnx_graph", "intake.reading", "target"},
+    "intake.onnx_file": {
+        *("intake.naming", "intake.onnx_graph", "intake.onnx_target", "intake.safety.external"),
+        *("shapes", "target"),
+    },
     "intake.tf_graph": {"intake.onnx_graph", "intake.onnx_ops"},
     "intake.tf_models": {
         *("intake.heads", "intake.keras_model", "intake.keras_pass", "intake.naming"),
@@ -87,12 +104,13 @@ ARROWS = {
     },
     "intake.saved_model": {"intake.files"},
     "intake.opening": {
-        *("intake.configs", "intake.files", "intake.heads", "intake.keras_jax"),
-        *("intake.saved_model", "intake.surroundings", "intake.tf_models", "target"),
+        *("intake.configs", "intake.files", "intake.heads", "intake.keras_jax", "intake.safety"),
+        *("intake.safety.budget", "intake.safety.building", "intake.saved_model"),
+        *("intake.surroundings", "intake.tf_models", "target"),
     },
     "intake": {
         *("intake.files", "intake.heads", "intake.onnx_file", "intake.opening"),
-        *("intake.surroundings", "target"),
+        *("intake.safety.budget", "intake.surroundings", "target"),
     },
     "signals.example": {"gradients", "signals.scalars", "target"},
     "signals.devices": set(),
