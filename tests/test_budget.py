@@ -25,6 +25,7 @@ from jaxmeter.shapes import TooExpensive
 
 for package in ("tensorflow", "tf_keras", "onnx", "onnxruntime"):
     pytest.importorskip(package)
+import onnx  # noqa: E402
 from onnx import TensorProto, external_data_helper, numpy_helper  # noqa: E402
 from onnx import helper as h  # noqa: E402
 
@@ -244,7 +245,7 @@ ONNX = {
                 filled(),
                 *(h.make_node("MatMul", [f"c{i}", f"c{i}"], [f"c{i + 1}"]) for i in range(3)),
             ],
-            [integers("shape", 8000, 8000)],
+            [integers("shape", 6000, 6000)],
             "c3",
         ),
         "dot_general.*" + LONG,
@@ -312,8 +313,8 @@ ONNX = {
     ),
     "places of one": (
         lambda: added(
-            expanded(h.make_node("NonZero", ["c0"], ["big"])),
-            [integers("shape", 2**26), constant("one", [1.0])],
+            [filled(), h.make_node("NonZero", ["c0"], ["big"])],
+            [integers("shape", 2**25)],
         ),
         MUCH,
     ),
@@ -450,7 +451,7 @@ def test_onnx_whose_large_part_is_not_needed_or_short_lived_loads(loader, tmp_pa
 
 L = keras.layers
 KERAS = {
-    "repeated": ([L.RepeatVector(2**27), L.GlobalAveragePooling1D()], (4,), "'wide' .RepeatVector"),
+    "repeated": ([L.RepeatVector(2**27), L.GlobalAveragePooling1D()], (4,), "RepeatVector"),
     "upsampled": ([L.UpSampling2D(3600), L.GlobalAveragePooling2D()], (4, 4, 1), "UpSampling2D"),
     "padded": ([L.ZeroPadding2D(10**9), L.GlobalAveragePooling2D()], (4, 4, 1), "ZeroPadding2D"),
     "resized": ([L.Resizing(60_000, 60_000), L.GlobalAveragePooling2D()], (4, 4, 1), "Resizing"),
@@ -472,20 +473,17 @@ KERAS = {
 @pytest.mark.parametrize("kind", KERAS)
 def test_keras_files_that_take_too_much_are_refused(loader, tmp_path, kind):
     layers, shape, message = KERAS[kind]
-    x = keras.Input(shape)
-    tensor = x
-    for layer in layers:
-        with_itself = isinstance(layer, L.MultiHeadAttention)
-        tensor = layer(tensor, tensor) if with_itself else layer(tensor)
-    few = keras.Model(x, L.Dense(3)(tensor)) if kind not in ("one-hot", "normalised") else None
     path = tmp_path / "model.keras"
-    if few is None:
-        few = keras.Sequential([keras.Input((4,)), L.Dense(3)])
-        few.save(path)
+    if kind in ("one-hot", "normalised"):  # building it here would take what the file may not
+        keras.Sequential([keras.Input((4,)), L.Dense(3)]).save(path)
         inserted(path, keras.saving.serialize_keras_object(layers[0]), shape)
     else:
-        few.save(path)
-    refused(loader, path, message.replace("'wide' .", "") + ".*" + MUCH)
+        x = tensor = keras.Input(shape)
+        for layer in layers:
+            twice = isinstance(layer, L.MultiHeadAttention)
+            tensor = layer(tensor, tensor) if twice else layer(tensor)
+        keras.Model(x, L.Dense(3)(tensor)).save(path)
+    refused(loader, path, message + ".*" + MUCH)
 
 
 def inserted(path, layer, shape):
@@ -502,28 +500,24 @@ def inserted(path, layer, shape):
             archive.writestr(name, content)
 
 
-def test_initial_values_that_take_long_are_not_drawn(loader, tmp_path):
-    """An orthogonal matrix of 6,000: its file has it, but Keras makes its own before it looks."""
+def test_initial_values_that_take_long_are_not_drawn(monkeypatch, tmp_path):
+    """The file has them, but Keras draws its own before it looks: minutes, where they are large."""
     path = tmp_path / "model.keras"
-    layer = L.Dense(6000, use_bias=False, kernel_initializer="zeros")
-    keras.Sequential([keras.Input((6000,)), layer, L.Dense(2)]).save(path)
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    old, new = b'"class_name": "Zeros"', b'"class_name": "Orthogonal"'
-    config = json.loads(members["config.json"])
-    config["config"]["layers"][1]["config"]["kernel_initializer"] = "orthogonal"
-    assert old in members["config.json"] and new not in members["config.json"]
-    members["config.json"] = json.dumps(config).encode()
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    answer = loader.load(6 * SECONDS, source=str(path))
-    assert answer.outcome == "target", answer
+    with jax.numpy_rank_promotion("allow"):
+        layer = L.Dense(200, kernel_initializer="orthogonal", name="wide")
+        keras.Sequential([keras.Input((200,)), layer, L.Dense(2)]).save(path)
+
+    def drawn(self, shape, dtype=None):
+        raise AssertionError(f"drew {shape}")
+
+    monkeypatch.setattr(keras.initializers.Orthogonal, "__call__", drawn)
+    target = jm.load_target(path)
+    np.testing.assert_array_equal(target.params["wide/kernel"], layer.kernel.numpy())
 
 
 def test_variables_that_a_file_lacks_have_their_initial_values():
     initializer = keras.initializers.Orthogonal(seed=3)
-    with building(keras) as settle:
+    with jax.numpy_rank_promotion("allow"), building(keras) as settle:
         read, missing = (L.Dense(200, kernel_initializer=initializer) for _ in range(2))
         for layer in (read, missing):
             layer.build((None, 200))
@@ -531,7 +525,8 @@ def test_variables_that_a_file_lacks_have_their_initial_values():
         read.kernel.assign(np.full((200, 200), 7.0))
         settle()
     assert np.all(read.kernel.numpy() == 7)
-    np.testing.assert_array_equal(missing.kernel.numpy(), initializer((200, 200)))
+    with jax.numpy_rank_promotion("allow"):
+        np.testing.assert_array_equal(missing.kernel.numpy(), initializer((200, 200)))
     np.testing.assert_allclose(
         missing.kernel.numpy() @ missing.kernel.numpy().T, np.eye(200), atol=1e-5
     )
@@ -539,7 +534,8 @@ def test_variables_that_a_file_lacks_have_their_initial_values():
 
 def test_drawing_what_a_file_lacks_is_charged(tmp_path):
     (tmp_path / "f").write_bytes(b"")
-    with budget.within([tmp_path / "f"], max_seconds=5), building(keras) as settle:
+    allowed = jax.numpy_rank_promotion("allow")
+    with allowed, budget.within([tmp_path / "f"], max_seconds=5), building(keras) as settle:
         L.Dense(3000, kernel_initializer="orthogonal").build((None, 3000))
         with pytest.raises(TooExpensive, match="drawing the variable.*max_seconds"):
             settle()
@@ -563,7 +559,8 @@ def test_configs_whose_layers_cannot_be_built_in_time(tmp_path, config, message)
 def test_steps_that_are_unrolled_are_counted(tmp_path):
     path = tmp_path / "model.keras"
     layer = L.SimpleRNN(2, unroll=False)
-    keras.Sequential([keras.Input((10**5, 1)), layer, L.Dense(2)]).save(path)
+    with jax.numpy_rank_promotion("allow"):
+        keras.Sequential([keras.Input((10**5, 1)), layer, L.Dense(2)]).save(path)
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     members["config.json"] = members["config.json"].replace(b'"unroll": false', b'"unroll": true')
@@ -765,7 +762,7 @@ def beside(folder, location, content=ARRAY):
 @pytest.mark.filterwarnings("ignore:the model gives as many numbers")
 def test_files_that_exporters_write_are_read(tmp_path, location):
     target = jm.load_target(beside(tmp_path, location))
-    np.testing.assert_array_equal(target.params["Add_1/w"], np.ones(4))
+    np.testing.assert_array_equal(target.params["w/w"], np.ones(4))
 
 
 TEXT = b"host=example.org\nuser=me\npassword=hunter2hunter2\n"
@@ -784,7 +781,6 @@ TEXT = b"host=example.org\nuser=me\npassword=hunter2hunter2\n"
         ("x.npy", b"\x93NUMPY\x01\x00" + bytes(60), "another kind"),
         ("other.h5", b"\x89HDF\r\n\x1a\n" + bytes(60), "another kind"),
         ("a/../../b", ARRAY, "outside"),
-        ("", None, "no file|cannot be read"),
     ],
 )
 def test_files_that_are_not_the_models_are_not_read(tmp_path, location, content, message):
@@ -795,6 +791,11 @@ def test_files_that_are_not_the_models_are_not_read(tmp_path, location, content,
 
 def test_places_that_are_no_files_are_not_read(tmp_path):
     path = beside(tmp_path, "pipe", None)
+    nowhere = onnx.load(path, load_external_data=False)
+    nowhere.graph.initializer[0].external_data[0].value = ""
+    (path.parent / "nowhere.onnx").write_bytes(nowhere.SerializeToString())
+    with pytest.raises(ValueError, match="no file"):
+        jm.load_target(path.parent / "nowhere.onnx")
     os.mkfifo(path.parent / "pipe")
     with pytest.raises(ValueError, match="no regular file"):
         jm.load_target(path)
@@ -814,8 +815,8 @@ def test_the_same_bytes_many_times_are_counted_each_time(tmp_path):
         os.truncate(file.fileno(), 2**22)
     tensors = []
     for i in range(400):
-        tensor = h.make_tensor(f"w{i}", TensorProto.FLOAT, [2**20], bytes(2**22), raw=True)
-        tensors.append(outside(tensor, "data"))
+        tensors.append(outside(constant(f"w{i}", np.ones(4)), "data"))
+        tensors[-1].dims[:] = [2**20]
         tensors[-1].external_data[-1].value = str(2**22)
     nodes = [h.make_node("Sum", [f"w{i}" for i in range(400)], ["big"])]
     path = tmp_path / "model.onnx"
@@ -902,7 +903,7 @@ def test_owners_are_found_as_before(paths):
 
 
 def test_many_owners_are_found():
-    paths = [f"block/layer_{i}" for i in range(200_000)]
+    paths = [f"block/layer_{i}" for i in range(50_000)]
     at_end = _Endings(paths)
     assert all(at_end.first(f"net/{path}") == path for path in paths)
     assert at_end.first("/".join("a" * 10**6)) is None

@@ -29,7 +29,6 @@ _MOST_INLINED = 100_000  # operations that a model's own functions may be when w
 _SMALL = 1024  # elements: shapes, axes, bounds, whatever else has to be known to trace an operator
 _EVALUATED = budget.STEP / 10  # of a small one with NumPy
 _TRACED = budget.STEP / 2  # of one that depends on the data, once in a pass
-_TRACED_AGAIN = 5 * budget.STEP  # of one in a branch or a loop's body: what may multiply
 _INLINED = 20 * budget.STEP  # of one that a function writes out once more
 _PASSES = 3  # of tracing, in loading a model
 _PLANNED = 5e4  # each node, in finding out what is needed for a value
@@ -176,7 +175,7 @@ def parse(model: onnx.ModelProto) -> Graph:
     _check_order(graph)
     inside = sum(v.size for n in graph.nodes for v in n.attributes.values() if isinstance(v, Graph))
     budget.foresee(
-        _PASSES * (len(graph.nodes) * _TRACED + inside * _TRACED_AGAIN),
+        _PASSES * (len(graph.nodes) * _TRACED + inside * budget.TRACED_AGAIN),
         f"tracing its {len(graph.nodes):,} operations and the {inside:,} in branches and loops",
     )
     return graph
@@ -259,12 +258,14 @@ def _evaluate(node: Node, env: "ChainMap[str, Any]") -> Sequence[Any]:
         attributes["n_outputs"] = len(node.outputs)
     static = all(v is None or isinstance(v, np.ndarray) for v in inputs)
     try:
+        again = len(env.maps) > 1
         if static and not any(isinstance(v, Body) for v in attributes.values()):
+            budget.work(budget.EVALUATED_AGAIN if again else _EVALUATED, node.label)
             _charge(node, function, inputs, attributes)
             with jax.ensure_compile_time_eval(), np.errstate(all="ignore"):
                 out = jax.tree.map(np.asarray, function(*inputs, **attributes))
         else:
-            budget.work(_TRACED_AGAIN if len(env.maps) > 1 else _TRACED, node.label)
+            budget.work(budget.TRACED_AGAIN if again else _TRACED, node.label)
             out = function(*inputs, **attributes)
             for value in jax.tree.leaves(out):
                 if isinstance(value, jax.Array):
@@ -298,7 +299,6 @@ def _charge(
         return
     size = sum(v.size for v in given)
     if node.op in _PLAIN and size <= _SMALL and len(given) <= 3 or node.op in ("Shape", "Size"):
-        budget.work(_EVALUATED, node.label)
         return
     small = {i for i, v in enumerate(inputs) if v is None or v.size <= _SMALL}
     for known in ((), small):
@@ -313,7 +313,7 @@ def _charge(
         return
     # Of larger inputs that have to be known, what is kept, sorted or counted of them is computed.
     budget.room(32 * size * max((v.ndim for v in given), default=1), node.label)
-    budget.work(_EVALUATED + 100 * size * math.log2(size + 2), node.label)
+    budget.work(100 * size * math.log2(size + 2), node.label)
 
 
 def _traced(
@@ -491,10 +491,10 @@ def _attribute(attribute: AttributeProto, opsets: Mapping[str, int]) -> Any:
 def _array(tensor: onnx.TensorProto) -> np.ndarray:
     """A tensor's numbers, which may be packed: four bits each, or bytes that are sent as words."""
     stored, claimed = tensor.ByteSize(), budget.sizes(tensor.dims)
-    if not 0 <= claimed <= 8 * stored:  # a bit each is more than any type packs
+    if min(tensor.dims, default=0) < 0 or claimed > 8 * stored:  # no type packs more than bits
         raise ValueError(
-            f"the array {tensor.name!r} is damaged: it claims to have {claimed:,} elements, and "
-            f"there are {stored:,} bytes."
+            f"the array {tensor.name!r} is damaged: it claims to have the shape "
+            f"{tuple(tensor.dims)}, and there are {stored:,} bytes."
         )
     budget.room(8 * claimed, f"the array {tensor.name!r}")
     return budget.hold(numpy_helper.to_array(tensor))

@@ -227,7 +227,7 @@ def _from_tf_keras_file(
             "path": str(place.absolute()),
             "config": without_compilation(file.config) if weights else None,
             "weights": None if weights_place is None else str(weights_place.absolute()),
-            "room": _budget().max_bytes,
+            "room": _budget().max_bytes // 2,  # the target has copies
         }
         names = surroundings.registered_names() & strings_in(file.config)
         if not (trust or custom_objects or names):

@@ -134,10 +134,7 @@ def _unrolled(
     step: Step, start: Sequence[Any], slices: Mapping[str, Any], count: int
 ) -> tuple[Sequence[Any], Sequence[Any]]:
     """The steps one by one: what is known before the data stays known, and shapes may change."""
-    if is_known(list(start)) and is_known(*slices.values()):
-        # What is computed here and now can be told beforehand.
-        each = len(step.body.graph.needed((*step.carried_out, *step.collected)))
-        budget.work(count * each * budget.STEP / 10, f"its {count:,} steps")
+    _foresee(step, count, is_known(list(start), *slices.values()))
     carried, rows = start, []
     for i in range(count):
         feeds = {k: np.asarray(x[i]) if is_known(x) else x[i] for k, x in slices.items()}
@@ -147,6 +144,13 @@ def _unrolled(
     for column in columns:
         affordable((len(column), *np.shape(column[0])), column[0].dtype)
     return carried, [backend(*values).stack(values) for values in columns]
+
+
+def _foresee(step: Step, count: int, is_static: bool) -> None:
+    """Refuses steps, to be written out one by one, that would take too long together."""
+    nodes = len(step.body.graph.needed((*step.carried_out, *step.collected)))
+    each = budget.EVALUATED_AGAIN if is_static else budget.TRACED_AGAIN
+    budget.foresee(count * nodes * each, f"writing out its {count:,} steps")
 
 
 def cast_like(values: Sequence[Any], like: Sequence[Any]) -> list[Any]:

@@ -30,6 +30,8 @@ from jaxmeter.shapes import TooExpensive
 
 RATE = 2.5e9  # operations a second: multiplications and additions of numbers in a large product
 STEP = 1e-3 * RATE  # operations that tracing one more operation or layer is worth: a millisecond
+# What may multiply, an operator in a branch or in a loop's body, is worth more: with NumPy, traced.
+EVALUATED_AGAIN, TRACED_AGAIN = STEP / 2, 8 * STEP
 
 # Of the default: what any file may take, and what it may for each byte of its own. A byte may be
 # compressed, and a layer's output be larger than its weights. In the first part of a file a

@@ -76,7 +76,7 @@ def building(keras: Any) -> Iterator[Callable[[], None]]:
         shape, dtype = self._shape, str(self._dtype)
         made.append(math.prod(map(int, shape)) * (8 if "64" in dtype else 4))
         found = budget.current()
-        if found is not None and sum(made) > found.max_bytes:
+        if found is not None and 2 * sum(made) > found.max_bytes:  # the target has copies
             raise budget.refuse(
                 f"its config asks for variables of {sum(made):,} bytes, far more than the file "
                 f"could hold; {budget.advice('max_bytes')}"
