@@ -31,7 +31,7 @@ from jaxmeter.intake.files import (
     line,
 )
 from jaxmeter.intake.heads import Choice
-from jaxmeter.intake.safety import budget, process
+from jaxmeter.intake.safety import allowlist, budget, process
 from jaxmeter.intake.safety.building import building, foresee
 from jaxmeter.intake.tf_export import Place, unpacked
 from jaxmeter.target import HERE, Target
@@ -225,7 +225,9 @@ def _from_tf_keras_file(
         request = {
             "kind": file.kind,
             "path": str(place.absolute()),
-            "config": without_compilation(file.config) if weights else None,
+            "what": str(path),
+            "config": without_compilation(file.config),
+            "checked": True,
             "weights": None if weights_place is None else str(weights_place.absolute()),
             "room": _budget().max_bytes // 2,  # the target has copies
         }
@@ -235,24 +237,13 @@ def _from_tf_keras_file(
             return _apart(request, files, path, output)
         surroundings.tensorflow(f"{path}, written by Keras {file.version},")
         with surroundings.undisturbed():
-            files = _module("tf_files")
-            if not trust:
-                files.check_op_layers(file.config, str(path))
+            opener = _module("tf_files")
+            given = surroundings.at_hand("tf_keras", strings_in(file.config), custom_objects)
             try:
-                found = files.keras_file(
-                    place,
-                    file.kind,
-                    request["config"],
-                    weights_place,
-                    room=request["room"],
-                    trust=trust,
-                    custom_objects=surroundings.at_hand(
-                        "tf_keras", strings_in(file.config), custom_objects
-                    ),
-                )
+                found = opener.keras_file(request, trust=trust, custom_objects=given)
             except Exception as error:
                 raise _NotLoaded from error
-            return _of_traced(files.export_of(found), str(path), output)
+            return _of_traced(opener.export_of(found), str(path), output)
 
 
 def _apart(
@@ -277,9 +268,11 @@ def _apart(
                 )
             )
         except process.Refused as error:
+            # The message may speak of a copy.
+            told = ValueError(str(error).replace(request["path"], str(path)))
             if error.stage == "load":
-                raise _NotLoaded from error
-            raise ValueError(f"{path}: {error}") from error
+                raise _NotLoaded from told
+            raise told from error
         export = unpacked(found.head, found.arrays)
         with surroundings.undisturbed():
             held = f"in a process of its own: {found.held}"
@@ -412,12 +405,10 @@ def _is_known(custom: dict[str, Any], kind: str, module: Any, registered: Any) -
         return True
     if isinstance(module, str) and module.partition(".")[0] not in ("keras", "tf_keras"):
         return False
-    modules = [surroundings.keras()]
-    if "tf_keras" in surroundings.loaded():
-        modules.append(importlib.import_module("tf_keras"))
-    return any(
-        hasattr(place, kind) for found in modules for place in (found, found.layers, found.models)
-    )
+    if kind in allowlist.LAYERS:
+        return True
+    keras = surroundings.keras()
+    return any(hasattr(place, kind) for place in (keras, keras.layers, keras.models))
 
 
 # --- SavedModels --------------------------------------------------------------------------------

@@ -42,22 +42,14 @@ def loaded(file: Mapping[str, Any], descriptors: Sequence[int]) -> Loaded:
     """Opens a file.
 
     Args:
-      file: "kind" and "path"; "config", "weights" and "room" of Keras files, see `keras_file`;
-        "checked" and the places' "folders" of SavedModels, see `saved_model_folder`.
+      file: "kind", "path" and "checked"; for the rest see `keras_file`, and of SavedModels the
+        places' "folders".
       descriptors: of the places' graphs.
     """
-    path = Path(file["path"])
     if file["kind"] == "saved-model":
         places = [Place(*place) for place in zip(file["folders"], descriptors, strict=True)]
-        return saved_model_folder(path, places, checked=file["checked"])
-    weights = file["weights"]
-    return keras_file(
-        path,
-        file["kind"],
-        file["config"],
-        None if weights is None else Path(weights),
-        room=file["room"],
-    )
+        return saved_model_folder(Path(file["path"]), places, checked=file["checked"])
+    return keras_file(file)
 
 
 def traced(found: Loaded) -> tuple[dict[str, Any], dict[str, np.ndarray], _Call]:
@@ -81,35 +73,32 @@ def export_of(found: Loaded) -> tf_models.Traced:
 
 
 def keras_file(
-    path: Path,
-    kind: str,
-    config: Any,
-    weights: Path | None,
+    file: Mapping[str, Any],
     *,
-    room: int,
     trust: bool = False,
     custom_objects: Mapping[str, Any] | None = None,
 ) -> Loaded:
     """The tf_keras model in a file.
 
     Args:
-      path: the file. An archive names Keras' modules as tf_keras does.
-      kind: "hdf5", "keras" or "json".
-      config: the architecture, for a `.json`.
-      weights: the weights of a `.json`.
-      room: bytes that its variables may have.
-      trust: let Lambda layers run.
+      file: "path"; an archive names Keras' modules as tf_keras does. "what": the file's name for
+        messages. "kind": "hdf5", "keras" or "json". "config": the architecture. "weights": those of
+        a `.json`, else None. "room": bytes that its variables may have. "checked": look first at
+        operations; only a test of what the process holds without that does not.
+      trust: let operations and Lambda layers run, whatever they do.
       custom_objects: what the file names and tf_keras does not have.
     """
     models = tf_keras.models
     given = dict(custom_objects or {})
-    with tf.device("CPU"), _bounded(room), tf_keras.utils.custom_object_scope(given):
-        if weights is not None:
-            model = models.model_from_json(json.dumps(config), given)
-            _load_weights(model, weights)
+    if file["checked"] and not trust:
+        check_op_layers(file["config"], file["what"])
+    with tf.device("CPU"), _bounded(file["room"]), tf_keras.utils.custom_object_scope(given):
+        if file["weights"] is not None:
+            model = models.model_from_json(json.dumps(file["config"]), given)
+            _load_weights(model, Path(file["weights"]))
             return Loaded(model, None)
-        load = partial(models.load_model, custom_objects=given, compile=False)
-        return Loaded(load(path, safe_mode=not trust) if kind == "keras" else load(path), None)
+        load = partial(models.load_model, file["path"], custom_objects=given, compile=False)
+        return Loaded(load(safe_mode=not trust) if file["kind"] == "keras" else load(), None)
 
 
 def _load_weights(model: Any, weights: Path) -> None:
