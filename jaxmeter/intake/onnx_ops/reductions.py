@@ -130,7 +130,9 @@ def top_k(
     sorted: int = 1,
 ) -> tuple[Any, Any]:
     """TopK, always sorted, of equals the first; the count is an attribute before opset 10."""
-    wanted = k if count is None else int(known(count, "K").reshape(()))
+    wanted = int(k or 0) if count is None else int(known(count, "K").reshape(()))
+    if not 0 <= wanted <= x.shape[axis]:  # others allocate as many before they look
+        raise ValueError(f"it asks for the {wanted:,} largest of {x.shape[axis]:,}.")
     xp = backend(x)
     moved = xp.moveaxis(x, axis, -1)
     # What rises as the rank falls; unlike `-`, `~` cannot overflow.
