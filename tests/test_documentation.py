@@ -94,8 +94,8 @@ ARROWS = {
     },
     "intake.onnx_target": {"intake.heads", "intake.onnx_graph", "intake.reading", "target"},
     "intake.onnx_file": {
-        *("intake.naming", "intake.onnx_graph", "intake.onnx_target", "intake.safety.external"),
-        *("shapes", "target"),
+        *("intake.naming", "intake.onnx_graph", "intake.onnx_target", "intake.safety"),
+        *("intake.safety.external", "intake.safety.programs", "shapes", "target"),
     },
     "intake.tf_graph": {"intake.onnx_graph", "intake.onnx_ops"},
     "intake.tf_models": {
