@@ -66,6 +66,8 @@ def read_header(file: IO[bytes]) -> Header:
             "it holds pickled Python objects. Pickled arrays are refused, since unpickling runs "
             "code: save plain numbers, or texts as np.array(rows, dtype=str)"
         )
+    if not dtype.itemsize:  # as many as one likes take no bytes in a file, and time here
+        raise ValueError(f"its elements have no width (dtype {dtype.str}), so it holds nothing")
     if len(shape) > _AXES or not all(0 <= d < 2**63 for d in shape):
         raise ValueError("the header is damaged (no array has its shape)")
     return Header(shape, bool(by_columns), dtype)

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import sys
 import zipfile
 
 import damage
@@ -725,6 +726,22 @@ def test_onnx_runtime_is_given_what_the_outputs_need():
     inner = [[n.op_type for n in attribute.g.node] for attribute in kept[-1].attribute]
     assert sorted(inner) == [["Neg"], ["Relu"]]
     assert [node.op_type for node in model.graph.node] == [node.op_type for node in nodes]
+
+
+def test_the_reference_implementation_keeps_every_value(tmp_path, monkeypatch):
+    path = tmp_path / "model.onnx"
+    nodes = [
+        h.make_node("Expand", ["x", "shape"], ["c0"]),
+        *(h.make_node("Sin", [f"c{i}"], [f"c{i + 1}"]) for i in range(40)),
+        h.make_node("ReduceMean", ["c40"], ["y"], axes=[0], keepdims=0),
+    ]
+    model = onnx_model(nodes, [integers("shape", 2**12, 1, 1)])
+    path.write_bytes(model.SerializeToString())
+    with pytest.warns(UserWarning, match="autoencoder"):
+        jm.load_target(path, max_bytes=2**22)  # ONNX Runtime gives up what is read no more
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ValueError, match="reference implementation.*max_bytes="):
+        jm.load_target(path, max_bytes=2**22)
 
 
 # --- files beside -------------------------------------------------------------------------------

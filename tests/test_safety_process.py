@@ -444,6 +444,32 @@ def test_what_a_graph_does_when_it_is_called(tmp_path, canary):
             found.original(np.ones((2, 4), np.float32))
 
 
+@pytest.mark.parametrize("operation", ["DebugIdentity", "WriteFile", "Abort", "PyFunc"])
+@pytest.mark.parametrize("form", ["fields", "packed"])
+def test_operations_of_keras_2_files_are_refused_before_tf_keras_sees_them(
+    tmp_path, monkeypatch, operation, form
+):
+    """By the first wall, whether or not there is a second one."""
+    packed = f"\n\x02op\x12{chr(len(operation))}{operation}\x1a\x01x"
+    node = {"name": "op", "op": operation, "input": ["x"], "attr": {}}
+    layer = {
+        "class_name": "TensorFlowOpLayer",
+        "name": "op",
+        "config": {
+            "name": "op",
+            "trainable": True,
+            "dtype": "float32",
+            "node_def": node if form == "fields" else packed,
+            "constants": {},
+        },
+        "inbound_nodes": [[["x", 0, 0, {}]]],
+    }
+    path = tmp_path / "m.h5"
+    keras_2(path=path, **functional(layer))
+    with pytest.raises(ValueError, match=rf"m.h5.*operations that run code.*\b{operation}\b"):
+        jm.load_target(path)
+
+
 # --- what goes between --------------------------------------------------------------------------
 
 
@@ -565,10 +591,11 @@ def test_a_worker_that_was_killed_is_started_again(tmp_path):
 
 def test_the_worker_sees_none_of_this_process_secrets(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setenv("TF_TOKEN_example", "secret")  # Terraform's, not TensorFlow's
     process._stop()
     server = process._running()
     seen = Path(f"/proc/{server.process.pid}/environ").read_bytes()
-    assert b"AWS" not in seen and b"CUDA_VISIBLE_DEVICES=-1" in seen
+    assert b"AWS" not in seen and b"secret" not in seen and b"CUDA_VISIBLE_DEVICES=-1" in seen
 
 
 def test_the_worker_knows_where_it_is():

@@ -28,6 +28,7 @@ from jaxmeter.intake.onnx_target import (
     plain_name,
     scope_of,
 )
+from jaxmeter.intake.safety import programs
 from jaxmeter.intake.safety.external import check_external
 from jaxmeter.shapes import TooExpensive
 from jaxmeter.target import Source, Target, layer_of
@@ -106,7 +107,7 @@ def from_onnx(path: Path, output: Any) -> Target:
         shape=shape,
         dtype=dtype,
         one_by_one=one_by_one,
-        original=_original(model, x, binding.outputs, one_by_one),
+        original=_original(model, bare, values, binding, one_by_one),
         output=output,
         source=Source(
             route="onnx",
@@ -276,22 +277,35 @@ def _name(value: str, node: Node, role: str, labels: Mapping[tuple[str, ...], st
 
 
 def _original(
-    model: onnx.ModelProto, x: str, outputs: Mapping[str, str], one_by_one: bool
+    model: onnx.ModelProto,
+    graph: Graph,
+    values: Mapping[str, np.ndarray],
+    binding: Binding,
+    one_by_one: bool,
 ) -> Callable[[np.ndarray], Mapping[str, Any]]:
     """The model's outputs by ONNX Runtime, or else by the reference implementation in `onnx`.
 
     It is given what the outputs depend on and nothing else, and computes it as it stands: what was
     counted is then what it computes, and it keeps no constants that it might have folded.
     """
+    x, outputs = binding.x, binding.outputs
     (kind,) = (value.type.tensor_type.elem_type for value in model.graph.input if value.name == x)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
 
     def original(probe: np.ndarray) -> Mapping[str, Any]:
         bare = pruned(model)
-        compute = _runner(
-            bare if one_by_one else _with_open_batch(bare, x), x, list(outputs.values())
-        )
         batches = [row[None] for row in probe] if one_by_one else [probe]
+        wanted = list(outputs.values())
+
+        def check_kept() -> None:
+            programs.check_kept(
+                "what ONNX' reference implementation, which keeps every value, computes",
+                lambda x: run(graph, {**values, binding.x: x}, wanted),
+                jax.numpy.asarray(batches[0]),
+            )
+
+        opened = bare if one_by_one else _with_open_batch(bare, x)
+        compute = _runner(opened, x, wanted, check_kept)
         rows = [compute(np.asarray(batch, dtype)) for batch in batches]
         return {
             name: np.concatenate([row[i] for row in rows]) if len(rows) > 1 else rows[0][i]
@@ -302,13 +316,17 @@ def _original(
 
 
 def _runner(
-    model: onnx.ModelProto, x: str, wanted: list[str]
+    model: onnx.ModelProto, x: str, wanted: list[str], check_kept: Callable[[], None]
 ) -> Callable[[np.ndarray], list[np.ndarray]]:
+    def by_reference() -> Callable[[np.ndarray], list[np.ndarray]]:
+        check_kept()
+        reference = importlib.import_module("onnx.reference").ReferenceEvaluator(model)
+        return lambda batch: reference.run(wanted, {x: batch})
+
     try:
         runtime = importlib.import_module("onnxruntime")
     except ImportError:
-        reference = importlib.import_module("onnx.reference").ReferenceEvaluator(model)
-        return lambda batch: reference.run(wanted, {x: batch})
+        return by_reference()
     runtime.disable_telemetry_events()  # what is audited is nobody else's business
     options = runtime.SessionOptions()
     options.log_severity_level = 4
@@ -320,8 +338,7 @@ def _runner(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
     except Exception:  # an opset or type that the runtime does not have
-        reference = importlib.import_module("onnx.reference").ReferenceEvaluator(model)
-        return lambda batch: reference.run(wanted, {x: batch})
+        return by_reference()
     return lambda batch: session.run(wanted, {x: batch})
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxmeter.intake.onnx_ops.values import Table, affordable, backend, ints, known, positive_axes
+from jaxmeter.intake.safety import budget
 
 
 def construct(*values: Any) -> list[Any]:
@@ -46,7 +47,10 @@ def split(x: Any, split: Any = None, *, axis: int = 0, keepdims: int = 1) -> lis
     (axis,) = positive_axes([axis], x.ndim)
     size = x.shape[axis]
     part = 1 if split is None else ints(split, "split")[0]
-    affordable([-(-size // max(1, part))], copies=32)  # what Python takes for each part
+    count = -(-size // max(1, part)) if np.ndim(split) == 0 else np.size(split)
+    affordable([count], copies=32)  # what Python takes for each part
+    # Each is an array of its own, in each operation after this one.
+    budget.work(10 * count * budget.STEP, f"splitting a tensor into {count:,} parts")
     if split is None:
         sizes = [1] * size
     elif np.ndim(split) == 0:

@@ -36,7 +36,7 @@ EVALUATED_AGAIN, TRACED_AGAIN = STEP / 2, 8 * STEP
 # Of the default: what any file may take, and what it may for each byte of its own. A byte may be
 # compressed, and a layer's output be larger than its weights. In the first part of a file a
 # kilobyte may be a layer, which takes long to trace and to compile; the rest is weights.
-_BYTES, _BYTES_EACH = 2**29, 16
+_BYTES, _BYTES_EACH = 3 * 2**28, 16
 _SECONDS, _DENSE, _DENSE_RATE, _BYTE_RATE = 120.0, 2**23, 2**13, 2**22
 _SMALL = 1024  # bytes of an array that is not worth counting
 

@@ -118,7 +118,7 @@ def building(keras: Any) -> Iterator[Callable[[], None]]:
             (keras.Layer, "__init__", charged(keras.Layer.__init__, step, False)),
             (keras.Layer, "__call__", charged(keras.Layer.__call__, step, True)),
             (keras.Operation, "__call__", charged(keras.Operation.__call__, step, True)),
-            (functional, "deserialize_node", charged(functional.deserialize_node, step, False)),
+            (functional, "deserialize_node", charged(functional.deserialize_node, 2 * step, False)),
         ):
             stack.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, new)

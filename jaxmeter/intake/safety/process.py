@@ -25,15 +25,8 @@ from jaxmeter.intake.safety import messages, worker
 _START = 600.0  # seconds that importing TensorFlow may take on a slow disk
 # Of the environment it sees what finds and configures libraries; not this process' secrets.
 _PASSED_ON = (
-    "LANG",
-    "LC_",
-    "LD_LIBRARY",
-    "DYLD_",
-    "OMP_",
-    "OPENBLAS_",
-    "MKL_",
-    "TF_",
-    "SYSTEMROOT",
+    *("LANG", "LC_", "LD_LIBRARY_PATH", "DYLD_", "OMP_", "OPENBLAS_", "MKL_", "SYSTEMROOT"),
+    *("TF_ENABLE_ONEDNN_OPTS", "TF_NUM_", "TF_DETERMINISTIC_OPS"),
 )
 _OUT_OF_MEMORY = ("MemoryError", "ResourceExhaustedError")
 _FORKS = sys.platform.startswith("linux")

@@ -7,7 +7,7 @@ import jax
 
 from jaxmeter.intake.safety import budget
 from jaxmeter.intake.safety.work import compilations, of_equation, operations
-from jaxmeter.jaxpr.equations import bind, values_of, variables
+from jaxmeter.jaxpr.equations import bind, equations_in, values_of, variables
 from jaxmeter.memory import nbytes, peak
 
 _T = TypeVar("_T")
@@ -51,6 +51,20 @@ def computed(what: str, fun: Callable[..., _T], *args: Any) -> _T:
     """`fun(*args)`, charged for before it is computed."""
     result: _T = Program(what, fun, *args)()
     return result
+
+
+def check_kept(what: str, fun: Callable[..., Any], *args: Any) -> None:
+    """Refuses what keeps every array of `fun(*args)` until the last is there.
+
+    Raises:
+      TooExpensive: if they have no room beside each other.
+    """
+    if budget.current() is not None:
+        budget.room(_made(jax.make_jaxpr(fun)(*args).jaxpr), what)
+
+
+def _made(jaxpr: Any) -> int:
+    return sum(sum(map(_bytes, eqn.outvars)) for eqn in equations_in(jaxpr))
 
 
 def charge(what: str, jaxpr: Any, copies: int = 1) -> None:

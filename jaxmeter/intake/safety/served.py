@@ -88,11 +88,11 @@ def operations(meta: meta_graph_pb2.MetaGraphDef) -> Iterator[str]:
     functions = {function.signature.name for function in meta.graph_def.library.function}
     nodes = {node.name: node for node in meta.graph_def.node}
     run = set(_ancestors(nodes, _starts(meta)))
-    fed = _node_name(meta.saver_def.filename_tensor_name)
+    fed = _output(meta.saver_def.filename_tensor_name)
     outer = [
         node
         for node in meta.graph_def.node
-        if node.name in run or node.op != "RestoreV2" or _node_name(node.input[0]) != fed
+        if node.name in run or node.op != "RestoreV2" or _output(node.input[0]) != fed
     ]
     inner = [node for function in meta.graph_def.library.function for node in function.node_def]
     for node in (*outer, *inner):
@@ -292,3 +292,9 @@ def _ancestors(nodes: dict[str, node_def_pb2.NodeDef], names: Iterable[str]) -> 
 
 def _node_name(value: str) -> str:
     return value.lstrip("^").partition(":")[0]
+
+
+def _output(value: str) -> tuple[str, str]:
+    """A value as its node and which of its outputs it is."""
+    name, _, number = value.lstrip("^").partition(":")
+    return name, number or "0"
