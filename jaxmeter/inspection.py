@@ -1,6 +1,7 @@
 """What there is in a target: layers, their shapes and variables, and what attacks can ask for."""
 
 import math
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -58,20 +59,21 @@ def layer_rows(target: Target) -> tuple[LayerRow, ...]:
     """
     spec = target.spec
     outputs = _outputs(target)
+    places = {name: number for number, name in enumerate(spec.layers, start=1)}
     variables: dict[str, list[Variable]] = {name: [] for name in spec.layers}
     gradients: dict[str, list[tuple[int, str]]] = {name: [] for name in spec.layers}
     for number, layer in enumerate(spec.trainable_layers, start=1):
-        gradients.setdefault(_row_of(layer, spec.layers), []).append((number, layer))
+        gradients.setdefault(_row_of(layer, places), []).append((number, layer))
     flat = [(name, target.params[name], True) for name in spec.variables]
     state = flatten_dict(target.state, sep="/")
     flat += [(name, value, False) for name, value in state.items() if _is_array(value)]
     for name, value, is_trainable in flat:
-        row = _row_of(layer_of(name), spec.layers)
+        row = _row_of(layer_of(name), places)
         inside = name.removeprefix(f"{row}/")
         variables.setdefault(row, []).append(Variable(inside, tuple(value.shape), is_trainable))
     return tuple(
         LayerRow(
-            position=spec.layers.index(name) + 1 if name in spec.layers else None,
+            position=places.get(name),
             name=name,
             output=outputs.get(name),
             variables=tuple(found),
@@ -81,7 +83,7 @@ def layer_rows(target: Target) -> tuple[LayerRow, ...]:
     )
 
 
-def _row_of(owner: str, layers: tuple[str, ...]) -> str:
+def _row_of(owner: str, layers: Container[str]) -> str:
     """The innermost of the layers that holds an owner of variables; else the owner itself."""
     path = owner
     while path and path not in layers:
