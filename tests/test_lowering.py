@@ -110,7 +110,8 @@ def test_any_convolution_keeps_its_value_and_derivatives(convolution, looped, se
     except ValueError:  # padding that is more negative than the image is large
         size = 0
     assume(size > 0)
-    assert_equal_in_every_mode(fun, x, w, looped=looped)
+    # Up to 700 products of numbers around 1 cancel in a sum, added up in another order.
+    assert_equal_in_every_mode(fun, x, w, looped=looped, rtol=4e-5)
 
 
 CASES = {  # name -> size, channels, features, kernel, stride, padding, groups: one a form

@@ -292,7 +292,7 @@ def test_reports_name_layers_harmlessly():
 
 
 def test_a_study_says_what_is_damaged_harmlessly(capsys):
-    with showing._said() as damaged:
+    with showing.said() as damaged:
         warnings.warn(NASTY, StoreWarning, stacklevel=1)
     said = capsys.readouterr().err
     assert is_harmless(said) and SEEN in said and "[bold]k[/]l[/red]:bomb:" in said

@@ -27,6 +27,7 @@ _LATEX = {
 }
 # What GitHub's Markdown reads as markup: also of links without brackets, formulas and emoji.
 _MARKDOWN = re.compile(r"[\\|*_`<>\[\]!&~$:@]|(?<=www)\.", re.IGNORECASE)
+_FIGURES = re.compile(r"[-\d\s.,±%\[\]]*")  # our own: no markup comes of them
 # What spreadsheets read as the start of a formula, in the full width of Asian scripts too.
 _FORMULA = tuple("=+-@＝＋－＠")
 
@@ -339,7 +340,7 @@ def _is_number(text: str) -> bool:
 
 
 def _markdown(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\g<0>", text)
+    return text if _FIGURES.fullmatch(text) else _MARKDOWN.sub(r"\\\g<0>", text)
 
 
 def _latex(text: str) -> str:
