@@ -1,12 +1,15 @@
 """Configs, hashes, and which stages follow from what."""
 
 import ast
+import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import types
+import typing
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +28,7 @@ from jaxmeter.experiment.runs import attempt
 from jaxmeter.experiment.sweeping import shard_of
 from jaxmeter.metrics import MetricWarning
 from jaxmeter.streams import stream
+from jaxmeter.target import Source
 
 PACKAGE = Path(jm.__file__).parent
 QUICK = jm.FitConfig(epochs=2, members=2, folds=2)
@@ -56,6 +60,13 @@ class OwnConfig(experiment.Config):
     """A study's own config."""
 
     target: Own | experiment.TargetFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Longer(OwnConfig):
+    """The same with a field that no stage reads."""
+
+    remark: str = "none"
 
 
 @pytest.fixture(name="config")
@@ -119,12 +130,64 @@ def test_a_config_of_another_version_is_refused(config):
     older["target"].pop("depth")
     with pytest.raises(experiment.ConfigError, match="OwnConfig of another.*overlap is missing"):
         experiment.from_json(json.dumps(older))
-    with pytest.raises(experiment.ConfigError, match="'jaxmeter.gone:Away', which is not known"):
-        experiment.from_json('{"is": "jaxmeter.gone:Away"}')
+    for gone in ("jaxmeter.gone:Away", "jaxmeter:Away", "jaxmeter.catalogue:Learned", "jaxmeter"):
+        with pytest.raises(experiment.ConfigError, match=f"'{gone}', which is not known"):
+            experiment.from_json(json.dumps({"is": gone}))
     with pytest.raises(experiment.ConfigError, match="which is not known"):
         experiment.from_json('{"is": "os:system", "command": "true"}')
     with pytest.raises(experiment.ConfigError, match="not a config"):
         experiment.from_json("{")
+
+
+def test_configs_name_types_as_a_user_does():
+    config = experiment.Config(
+        study="s",
+        seed=0,
+        target=experiment.Mlp(),
+        attacks=(jm.Learned(spec=jm.SignalSpec()), jm.CalibratedInference()),
+        references=experiment.ShadowModels(
+            recipe=jm.shadow.RecipeConfig(augment=jm.shadow.MirrorAndShift()),
+            architecture=Own(),
+        ),
+    )
+    named = set(re.findall(r'"is":"([^"]*)"', experiment.to_json(config)))
+    assert named == {
+        *("jaxmeter:CalibratedInference", "jaxmeter:FitConfig", "jaxmeter:Learned"),
+        *("jaxmeter:SignalSpec", "jaxmeter.experiment:Config", "jaxmeter.experiment:Digits"),
+        *("jaxmeter.experiment:Mlp", "jaxmeter.experiment:ShadowModels"),
+        *("jaxmeter.experiment:Training", "jaxmeter.experiment:Variance"),
+        *("jaxmeter.reference:NetworkConfig", "jaxmeter.shadow:MirrorAndShift"),
+        *("jaxmeter.shadow:RecipeConfig", f"{__name__}:Own"),
+    }
+    assert experiment.from_json(experiment.to_json(config)) == config
+
+
+def test_every_type_that_a_config_declares_has_a_public_name():
+    waiting: list[Any] = [experiment.Config]
+    seen = set()
+    while waiting:
+        hint = waiting.pop()
+        waiting += typing.get_args(hint)
+        if dataclasses.is_dataclass(hint) and hint not in seen:
+            seen.add(hint)
+            assert canonical._kind(canonical.tag(hint)) is hint
+            waiting += canonical.declared(hint).values()
+    assert {jm.Lira, experiment.Cnn, experiment.Normal, jm.shadow.RecipeConfig} <= seen
+
+
+def test_a_type_of_jaxmeter_that_is_not_public_is_refused(config):
+    hidden = Source(route="keras-jax", origin="a.keras", versions=())
+    with pytest.raises(experiment.ConfigError, match="Source, which is no public type of jaxmeter"):
+        experiment.to_json(replace(config, known=hidden))
+
+
+def test_a_default_that_changes_renames_the_run(config, monkeypatch):
+    name = experiment.name_of(config)
+    monkeypatch.setattr(OwnConfig.__init__, "__kwdefaults__", {
+        **OwnConfig.__init__.__kwdefaults__, "device_mib": 512
+    })  # fmt: skip
+    assert make_config() == replace(config, device_mib=512)
+    assert experiment.name_of(make_config()) != name == experiment.name_of(config)
 
 
 def test_a_sweep_is_the_product_of_its_axes(config):
@@ -502,6 +565,15 @@ def test_a_changed_field_computes_what_is_below_it(changes, computed, config, fi
     assert made.state == "done", made.error
     assert made.computed == computed
     assert attempt(replace(config, **changes), store).computed == ()
+
+
+def test_a_new_field_renames_the_run_and_computes_nothing(config, finished, tmp_path):
+    store = tmp_path / "store"
+    shutil.copytree(finished, store)
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    made = attempt(Longer(**fields), store)
+    assert (made.state, made.computed, set(made.cached)) == ("done", (), set(ALL))
+    assert made.run != experiment.name_of(config)
 
 
 @pytest.fixture(scope="module")

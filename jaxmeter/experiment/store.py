@@ -32,6 +32,7 @@ from jaxmeter.experiment.writing import (
     read,
     sealed,
     signature,
+    unsealed,
 )
 
 JOURNAL, MARK = "journal.jsonl", "store.json"
@@ -181,8 +182,9 @@ class Store:
         """The format that the store says it has, or what it holds; None of an empty one."""
         for name in (MARK, *self._telling()):
             content = self._content(name)
+            checked = unsealed if name == MARK else parsed
             try:
-                facts = {} if content is None else parsed(content, name)
+                facts = {} if content is None else checked(content, name)
             except ValueError:
                 continue  # `verify` names it
             if facts.get("tool") == "jaxmeter" and "format" in facts:
