@@ -51,7 +51,7 @@ def write_store(store: Path, count: int) -> int:
     size = 0
     for i in range(count):
         name = f"many-{hashlib.sha256(str(i).encode()).hexdigest()[:12]}"
-        head = {"tool": "jaxmeter", "format": 1, "run": name}
+        head = {"tool": "jaxmeter", "format": writing.FORMAT, "run": name}
         folder = store / "runs" / name
         folder.mkdir(parents=True)
         mine = {"seed": i % 10, "known": i // 10 % 20, "target.width": i // 200, **fields}

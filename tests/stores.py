@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxmeter import facts
 from jaxmeter.catalogue import Epoch
+from jaxmeter.experiment import writing
 from jaxmeter.experiment.runs import summarized
 from jaxmeter.metrics import MetricWarning, best_threshold, evaluate
 from jaxmeter.report import Budget, Row
@@ -80,7 +81,7 @@ def finished_run(
     for row in attacks:
         row.pop("seconds", None)
     n = found[0].result.n_members
-    head = {"tool": "jaxmeter", "format": 1, "run": name}
+    head = {"tool": "jaxmeter", "format": writing.FORMAT, "run": name}
     files: dict[str, Any] = {
         "config.json": {
             **head,

@@ -1,10 +1,15 @@
 """Configs, hashes, and which stages follow from what."""
 
+import ast
+import dataclasses
 import json
 import os
+import re
 import shutil
+import subprocess
 import sys
 import types
+import typing
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +28,9 @@ from jaxmeter.experiment.runs import attempt
 from jaxmeter.experiment.sweeping import shard_of
 from jaxmeter.metrics import MetricWarning
 from jaxmeter.streams import stream
+from jaxmeter.target import Source
 
+PACKAGE = Path(jm.__file__).parent
 QUICK = jm.FitConfig(epochs=2, members=2, folds=2)
 
 
@@ -53,6 +60,13 @@ class OwnConfig(experiment.Config):
     """A study's own config."""
 
     target: Own | experiment.TargetFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Longer(OwnConfig):
+    """The same with a field that no stage reads."""
+
+    remark: str = "none"
 
 
 @pytest.fixture(name="config")
@@ -116,12 +130,64 @@ def test_a_config_of_another_version_is_refused(config):
     older["target"].pop("depth")
     with pytest.raises(experiment.ConfigError, match="OwnConfig of another.*overlap is missing"):
         experiment.from_json(json.dumps(older))
-    with pytest.raises(experiment.ConfigError, match="'jaxmeter.gone:Away', which is not known"):
-        experiment.from_json('{"is": "jaxmeter.gone:Away"}')
+    for gone in ("jaxmeter.gone:Away", "jaxmeter:Away", "jaxmeter.catalogue:Learned", "jaxmeter"):
+        with pytest.raises(experiment.ConfigError, match=f"'{gone}', which is not known"):
+            experiment.from_json(json.dumps({"is": gone}))
     with pytest.raises(experiment.ConfigError, match="which is not known"):
         experiment.from_json('{"is": "os:system", "command": "true"}')
     with pytest.raises(experiment.ConfigError, match="not a config"):
         experiment.from_json("{")
+
+
+def test_configs_name_types_as_a_user_does():
+    config = experiment.Config(
+        study="s",
+        seed=0,
+        target=experiment.Mlp(),
+        attacks=(jm.Learned(spec=jm.SignalSpec()), jm.CalibratedInference()),
+        references=experiment.ShadowModels(
+            recipe=jm.shadow.RecipeConfig(augment=jm.shadow.MirrorAndShift()),
+            architecture=Own(),
+        ),
+    )
+    named = set(re.findall(r'"is":"([^"]*)"', experiment.to_json(config)))
+    assert named == {
+        *("jaxmeter:CalibratedInference", "jaxmeter:FitConfig", "jaxmeter:Learned"),
+        *("jaxmeter:SignalSpec", "jaxmeter.experiment:Config", "jaxmeter.experiment:Digits"),
+        *("jaxmeter.experiment:Mlp", "jaxmeter.experiment:ShadowModels"),
+        *("jaxmeter.experiment:Training", "jaxmeter.experiment:Variance"),
+        *("jaxmeter.reference:NetworkConfig", "jaxmeter.shadow:MirrorAndShift"),
+        *("jaxmeter.shadow:RecipeConfig", f"{__name__}:Own"),
+    }
+    assert experiment.from_json(experiment.to_json(config)) == config
+
+
+def test_every_type_that_a_config_declares_has_a_public_name():
+    waiting: list[Any] = [experiment.Config]
+    seen = set()
+    while waiting:
+        hint = waiting.pop()
+        waiting += typing.get_args(hint)
+        if dataclasses.is_dataclass(hint) and hint not in seen:
+            seen.add(hint)
+            assert canonical._kind(canonical.tag(hint)) is hint
+            waiting += canonical.declared(hint).values()
+    assert {jm.Lira, experiment.Cnn, experiment.Normal, jm.shadow.RecipeConfig} <= seen
+
+
+def test_a_type_of_jaxmeter_that_is_not_public_is_refused(config):
+    hidden = Source(route="keras-jax", origin="a.keras", versions=())
+    with pytest.raises(experiment.ConfigError, match="Source, which is no public type of jaxmeter"):
+        experiment.to_json(replace(config, known=hidden))
+
+
+def test_a_default_that_changes_renames_the_run(config, monkeypatch):
+    name = experiment.name_of(config)
+    monkeypatch.setattr(OwnConfig.__init__, "__kwdefaults__", {
+        **OwnConfig.__init__.__kwdefaults__, "device_mib": 512
+    })  # fmt: skip
+    assert make_config() == replace(config, device_mib=512)
+    assert experiment.name_of(make_config()) != name == experiment.name_of(config)
 
 
 def test_a_sweep_is_the_product_of_its_axes(config):
@@ -203,27 +269,231 @@ def test_code_counts_by_what_it_does(tmp_path, monkeypatch):
     fingerprint.code_version.cache_clear()
 
 
-def test_stages_follow_from_the_modules_they_import():
-    def counted(*modules: str) -> set[str]:
-        seen = set()
-        whole = fingerprint.digest
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(
-                fingerprint,
-                "digest",
-                lambda value: (seen.update(n for n, _ in value), whole(value)),
-            )
-            fingerprint.code_version.__wrapped__(*modules)
-        return seen
+def test_stages_follow_from_what_they_import():
+    def counted(module: str) -> set[str]:
+        behind, _ = fingerprint._modules_behind([module])
+        return {Path(path).relative_to(PACKAGE).as_posix() for path in behind}
 
     assert counted("jaxmeter.experiment.drawing") == {
-        *("jaxmeter.data", "jaxmeter.npz", "jaxmeter.streams", "jaxmeter.terminal"),
-        *("jaxmeter.experiment.drawing", "jaxmeter.experiment.notes"),
+        *("data.py", "npz.py", "streams.py", "terminal.py"),
+        *("experiment/drawing.py", "experiment/notes.py"),
     }
     attacking = counted("jaxmeter.experiment.attacking")
-    assert {"jaxmeter.fitting", "jaxmeter.inference", "jaxmeter.signals.extraction"} <= attacking
-    assert not {"jaxmeter.page", "jaxmeter.report", "jaxmeter.intake.keras_jax"} & attacking
-    assert "jaxmeter.intake.keras_jax" in counted("jaxmeter.experiment.examining")
+    assert {"fitting.py", "inference.py", "signals/example.py"} <= attacking
+    assert not {"page.py", "report.py", "intake/keras_jax.py", "signals/storage.py"} & attacking
+    assert "intake/keras_jax.py" in counted("jaxmeter.experiment.examining")
+
+
+# A package in small. `stage` imports from a file and from a package, in a function and by name;
+# `ring` and `other` import each other; `twin` has the text of `leaf` and imports something else.
+SMALL = {
+    "__init__.py": "",
+    "stage.py": """
+import numpy as np
+from jaxmeter.leaf import one
+from jaxmeter.room import two as second
+from jaxmeter.ring import turn
+def run(x):
+    from jaxmeter import late
+    return one(second(turn(np.exp(x)))) + late.f(importlib.import_module("jaxmeter.named").f)
+""",
+    "room/__init__.py": "from jaxmeter.room.inner import two, three\n",
+    "room/inner.py": "def two(x):\n    return x\ndef three(x):\n    return 3 * x\n",
+    "leaf.py": "from jaxmeter.deep import c\ndef one(x):\n    return x + c\n",
+    "twin.py": "from jaxmeter.bottom import c\ndef one(x):\n    return x + c\n",
+    "ring.py": "from jaxmeter.other import c\ndef turn(x):\n    return c * x\n",
+    "other.py": "import jaxmeter.ring\nc = 4\n",
+    "deep.py": "c = 5\n",
+    "bottom.py": "c = 6\n",
+    "late.py": "def f(x):\n    return x\n",
+    "named.py": "f = 7\n",
+    "unused.py": "f = 8\n",
+}
+
+
+@pytest.fixture(name="small_key")
+def small_key_fixture(tmp_path, monkeypatch) -> Any:
+    """The key of the stage of `SMALL` with changes: files by name, or (old, new) of a file's."""
+    monkeypatch.setattr(fingerprint, "_folder", lambda: tmp_path / "jaxmeter")
+
+    def key(changes=(), stage: str = "jaxmeter.stage") -> str:
+        shutil.rmtree(tmp_path / "jaxmeter", ignore_errors=True)
+        files = dict(SMALL)
+        for name, change in dict(changes).items():
+            if isinstance(change, tuple):
+                assert change[0] in files[name]
+                change = files[name].replace(*change)
+            files[name] = change
+        for name, text in files.items():
+            path = tmp_path / "jaxmeter" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if text is not None:
+                path.write_text(text)
+        fingerprint._file_of_ours.cache_clear()
+        return fingerprint.code_version.__wrapped__(stage)
+
+    yield key
+    fingerprint._file_of_ours.cache_clear()
+
+
+LEAF = "from jaxmeter.leaf import one"
+ROOM = "from jaxmeter.room import two as second"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    {
+        "a file moved": {
+            "leaf.py": None,
+            "a/b/c/sheet.py": SMALL["leaf.py"],
+            "stage.py": (LEAF, "from jaxmeter.a.b.c.sheet import one"),
+        },
+        "one in a circle moved": {
+            "ring.py": None,
+            "a/ring.py": SMALL["ring.py"],
+            "stage.py": ("jaxmeter.ring", "jaxmeter.a.ring"),
+            "other.py": ("jaxmeter.ring", "jaxmeter.a.ring"),
+        },
+        "one imported by name moved": {
+            "named.py": None,
+            "a/named.py": SMALL["named.py"],
+            "stage.py": ("jaxmeter.named", "jaxmeter.a.named"),
+        },
+        "one imported as a module moved": {
+            "late.py": None,
+            "a/__init__.py": "",
+            "a/late.py": SMALL["late.py"],
+            "stage.py": ("from jaxmeter import late", "from jaxmeter.a import late"),
+        },
+        "two change places with their importers": {
+            "leaf.py": SMALL["twin.py"],
+            "twin.py": SMALL["leaf.py"],
+            "stage.py": (LEAF, "from jaxmeter.twin import one"),
+        },
+        "an import not through the package": {
+            "stage.py": (ROOM, "from jaxmeter.room.inner import two as second")
+        },
+        "a package passes on more": {
+            "room/__init__.py": "from jaxmeter.room.inner import two\nfrom jaxmeter.unused import f\n"
+        },
+        "imports in another order": {"stage.py": (f"{LEAF}\n{ROOM}", f"{ROOM}\n\n{LEAF}")},
+        "what only type checkers import": {
+            "stage.py": (LEAF, f"{LEAF}\nif TYPE_CHECKING:\n    from jaxmeter.unused import f")
+        },
+        "comments, docstrings, formatting": {
+            "stage.py": (LEAF, f"# Why.\nfrom jaxmeter.leaf import (\n    one,\n)"),
+            "leaf.py": ("def one(x):\n    return x + c", 'def one(x):\n    """1."""\n    return (x+c)'),
+            "deep.py": '"""What."""\n\nc = 5  # why\n',
+        },
+        "what nobody imports": {"unused.py": "f = 9\n"},
+    }.items(),
+    ids=lambda change: change[0],
+)  # fmt: skip
+def test_where_files_lie_changes_no_key(changes, small_key):
+    assert small_key(changes[1]) == small_key()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    {
+        "two files change places": {"leaf.py": SMALL["late.py"], "late.py": SMALL["leaf.py"]},
+        "two of one text change places": {"leaf.py": SMALL["twin.py"], "twin.py": SMALL["leaf.py"]},
+        "an import of another module": {"stage.py": (LEAF, "from jaxmeter.ring import one")},
+        "an import of another module of one text": {
+            "stage.py": (LEAF, "from jaxmeter.twin import one")
+        },
+        "an import of another name": {
+            "stage.py": (ROOM, "from jaxmeter.room import three as second")
+        },
+        "two local names change places": {
+            "stage.py": (
+                f"{LEAF}\n{ROOM}",
+                "from jaxmeter.leaf import one as second\nfrom jaxmeter.room import two as one",
+            )
+        },
+        "a package passes on something else": {
+            "room/__init__.py": "from jaxmeter.room.inner import three as two\n"
+        },
+        "an import of another module in a function": {
+            "stage.py": ("from jaxmeter import late", "from jaxmeter import unused as late")
+        },
+        "another module imported by name": {"stage.py": ("jaxmeter.named", "jaxmeter.unused")},
+        "another package": {"stage.py": ("import numpy as np", "import jax.numpy as np")},
+        "a function behind a package": {"room/inner.py": ("return x", "return -x")},
+        "a number far below": {"deep.py": "c = 5.5\n"},
+        "a number in a circle": {"other.py": ("c = 4", "c = 4.5")},
+        "what is not for type checkers": {
+            "stage.py": (LEAF, f"{LEAF}\nif not TYPE_CHECKING:\n    from jaxmeter.unused import f")
+        },
+    }.items(),
+    ids=lambda change: change[0],
+)  # fmt: skip
+def test_what_code_does_changes_the_key(changes, small_key):
+    assert small_key(changes[1]) != small_key()
+
+
+KEYS = """
+import json
+from jaxmeter import experiment
+from jaxmeter.experiment import stages
+base = experiment.Config(study="s", seed=0, target=experiment.Mlp())
+made_of = (stages.drawing, stages.training, stages.examining, stages.extracting,
+           stages.shadowing, stages.attacking, stages.scoring)
+keys = [stages.code_version(module.__name__) for module in made_of]
+keys += [stages.code(base), experiment.name_of(base)]
+print(json.dumps(keys))
+"""
+MOVES = {
+    "jaxmeter.data": "jaxmeter.rooms.below.data",
+    "jaxmeter.disk": "jaxmeter.rooms.disk",
+    "jaxmeter.scores": "jaxmeter.rooms.scores",
+    "jaxmeter.calibrated": "jaxmeter.rooms.calibrated",
+    "jaxmeter.signals.example": "jaxmeter.rooms.example",
+    "jaxmeter.intake.keras_training": "jaxmeter.rooms.keras_training",
+    "jaxmeter.shadow.recipe": "jaxmeter.recipe",
+    "jaxmeter.experiment.drawing": "jaxmeter.rooms.drawing",
+    "jaxmeter.experiment.fingerprint": "jaxmeter.rooms.below.fingerprint",
+}
+
+
+def test_a_package_with_files_moved_gives_the_same_keys(tmp_path, capfd):
+    copy = tmp_path / "jaxmeter"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in copy.rglob("*.py"):
+        path.write_text(adapted(path.read_text()))
+    for old, new in MOVES.items():
+        place = tmp_path.joinpath(*new.split(".")).with_suffix(".py")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        tmp_path.joinpath(*old.split(".")).with_suffix(".py").rename(place)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-P", "-c", f"{KEYS}\nprint(experiment.__file__)"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    keys, place = done.stdout.splitlines()
+    assert Path(place).is_relative_to(copy)
+    exec(KEYS, {})
+    assert json.loads(keys) == json.loads(capfd.readouterr().out)
+
+
+def adapted(source: str) -> str:
+    """A module's source after `MOVES`."""
+    lines = source.splitlines()
+    found = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    for node in sorted(found, key=lambda node: -node.lineno):
+        places: dict[str, list[str]] = {}
+        for alias in node.names:
+            whole = f"{node.module}.{alias.name}"
+            moved = MOVES[whole].rpartition(".")[0] if whole in MOVES else None
+            place = moved or MOVES.get(node.module, node.module)
+            places.setdefault(place, []).append(ast.unparse(alias))
+        indent = " " * node.col_offset
+        lines[node.lineno - 1 : node.end_lineno] = [
+            f"{indent}from {place} import {', '.join(names)}" for place, names in places.items()
+        ]
+    text = "\n".join(lines) + "\n"
+    for old, new in MOVES.items():
+        text = text.replace(f'import_module("{old}")', f'import_module("{new}")')
+    return text
 
 
 def test_a_files_hash_is_of_its_content(tmp_path):
@@ -295,6 +565,15 @@ def test_a_changed_field_computes_what_is_below_it(changes, computed, config, fi
     assert made.state == "done", made.error
     assert made.computed == computed
     assert attempt(replace(config, **changes), store).computed == ()
+
+
+def test_a_new_field_renames_the_run_and_computes_nothing(config, finished, tmp_path):
+    store = tmp_path / "store"
+    shutil.copytree(finished, store)
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    made = attempt(Longer(**fields), store)
+    assert (made.state, made.computed, set(made.cached)) == ("done", (), set(ALL))
+    assert made.run != experiment.name_of(config)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -20,8 +21,8 @@ import pytest
 
 import jaxmeter as jm
 from jaxmeter import experiment
-from jaxmeter.experiment import locks, runs, upkeep
-from jaxmeter.experiment.store import Store, StoreError
+from jaxmeter.experiment import locks, results, runs, upkeep, writing
+from jaxmeter.experiment.store import MARK, Store, StoreError
 
 SAME = ("config.json", "results.json", "summary.json", "scores.npz")
 
@@ -229,6 +230,88 @@ def test_a_run_in_the_place_of_another_is_not_taken_for_it(config, tmp_path):
     shutil.rmtree(two)
     shutil.copytree(one, two)
     assert files(experiment.run(replace(config, known=20), tmp_path)) == expected
+
+
+# --- Formats -------------------------------------------------------------------------------------
+
+
+def of_format(store: Path, found: object) -> None:
+    """Makes a store one of another format, as it would lie there."""
+    mark = {"tool": "jaxmeter", "format": found}
+    (store / MARK).write_bytes(writing.sealed(mark))
+
+
+def of_the_first_format(store: Path, _: object) -> None:
+    """Makes a store one of before there was a store.json."""
+    (store / MARK).unlink()
+    for path in (*store.glob("runs/*/*.json"), *store.glob("stages/*/*/entry.json")):
+        path.write_text(path.read_text().replace(f'"format": {writing.FORMAT}', '"format": 1'))
+
+
+USES = {
+    "run": lambda config, store: experiment.run(config, store),
+    "attempt": lambda config, store: experiment.attempt(config, store),
+    "sweep": lambda config, store: experiment.sweep(config, (), store),
+    "status": lambda config, store: experiment.status("small", store),
+    "tidy": lambda config, store: results.tidy(store, "small"),
+    "index": lambda config, store: results.index(store, "small"),
+    "gc": lambda config, store: experiment.gc(store, remove=True),
+    "verify": lambda config, store: experiment.verify(store),
+    "one already open": lambda config, store: experiment.verify(Store(store)),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [(of_the_first_format, 1), (of_format, writing.FORMAT + 1), (of_format, "?")],
+)
+def test_a_store_of_another_format_is_refused_and_left_as_it_is(change, found, config, tmp_path):
+    store = tmp_path / "store"
+    experiment.run(config, store)
+    assert json.loads((store / MARK).read_text())["format"] == writing.FORMAT
+    change(store, found)
+    before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    said = rf"^the store {re.escape(str(store))} has format {re.escape(str(found))}, .*: name a new"
+    for use in USES.values():
+        with pytest.raises(StoreError, match=said):
+            use(config, store)
+    with pytest.raises(StoreError, match=said), Store(store).writable():
+        pass
+    assert before == {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+def test_a_store_of_another_format_at_a_url_is_refused(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    url, root = f"memory://{tmp_path.name}/store", f"/{tmp_path.name}/store"
+    experiment.run(config, url)
+    there = fsspec.filesystem("memory")
+    assert json.loads(there.cat_file(f"{root}/{MARK}"))["format"] == writing.FORMAT
+    assert experiment.verify(url) == () and len(experiment.status("small", url)) == 1
+    there.rm_file(f"{root}/{MARK}")
+    assert len(experiment.status("small", url)) == 1  # what it holds says it
+    for path in there.find(root):
+        old = there.cat_file(path)
+        there.pipe_file(path, old.replace(f'"format": {writing.FORMAT}'.encode(), b'"format": 1'))
+    for name in ("cache", "another machine"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
+        for use in (USES["run"], USES["status"], USES["tidy"]):
+            with pytest.raises(StoreError, match=f"the store {url} has format 1, "):
+                use(config, url)
+
+
+def test_a_store_json_that_is_damaged_or_gone_is_named_and_written_again(config, tmp_path):
+    folder = experiment.run(config, tmp_path)
+    mark = (tmp_path / MARK).read_bytes()
+    for content in (b"", b"{}", mark[:-9], mark.replace(b"2", b"1"), None):
+        (tmp_path / MARK).unlink()
+        if content is not None:
+            (tmp_path / MARK).write_bytes(content)
+            assert [damage.path for damage in experiment.verify(tmp_path)] == [tmp_path / MARK]
+        assert results.tidy(tmp_path, "small").num_rows == 2
+        assert [outcome.state for outcome in experiment.status("small", tmp_path)] == ["done"]
+        shutil.rmtree(folder)
+        assert not runs.attempt(config, tmp_path).computed
+        assert (tmp_path / MARK).read_bytes() == mark and experiment.verify(tmp_path) == ()
 
 
 # --- Full, read-only -----------------------------------------------------------------------------

@@ -3,16 +3,19 @@
 import dataclasses
 import difflib
 import functools
+import importlib
 import json
 import math
 import sys
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar
 
 _T = TypeVar("_T")
 _TYPE, _PATH, _FLOAT = "is", "path", "float"
+_PACKAGE = "jaxmeter"
 
 
 class ConfigError(ValueError):
@@ -133,15 +136,17 @@ def in_words(hint: Any) -> str:
 def to_json(config: Any) -> str:
     """The config as canonical JSON: equal configs, and only they, give equal text.
 
-    Dataclasses carry their type, floats always a point or an exponent (in which Python's own
+    Dataclasses carry their type by its public name and the value of every field, so that a default
+    that changes gives another text; floats always a point or an exponent (in which Python's own
     repr is exact), tuples are arrays, paths are tagged.
 
     Raises:
-      ConfigError: for a value that is none of these (a list, a dict, an array, NaN).
+      ConfigError: for a value that is none of these (a list, a dict, an array, NaN), or a type of
+        jaxmeter that has no public name.
 
     >>> from jaxmeter.catalogue import FitConfig
-    >>> to_json(FitConfig())[:46]
-    '{"batch_size":128,"epochs":25,"folds":5,"is":"'
+    >>> to_json(FitConfig())[:66]
+    '{"batch_size":128,"epochs":25,"folds":5,"is":"jaxmeter:FitConfig",'
     """
     return json.dumps(plain(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -204,8 +209,62 @@ def _value(found: Any) -> Any:
 
 
 def tag(kind: type) -> str:
-    """A config's type as text: its module and name, a script by its file's name."""
+    """A config's type as text, which moving its file does not change.
+
+    A type of jaxmeter is the shortest public path at which the package exports it; any other is
+    its module and name, a script by its file's name.
+
+    Raises:
+      ConfigError: for a type of jaxmeter that is not exported.
+
+    >>> from jaxmeter.shadow import RecipeConfig
+    >>> tag(RecipeConfig)
+    'jaxmeter.shadow:RecipeConfig'
+    """
+    if _is_ours(kind.__module__):
+        return _public_name(kind)
     return f"{_module_name(kind)}:{kind.__qualname__}"
+
+
+@functools.cache
+def _public_name(kind: type) -> str:
+    for path, exported in _exported():
+        names = [name for name, value in exported.items() if value is kind]
+        if names:
+            return f"{path}:{min(names)}"
+    raise ConfigError(
+        f"a config holds a {kind.__qualname__}, which is no public type of jaxmeter: no later "
+        "version could tell what it was. Use a type that jaxmeter exports, or one of your own."
+    )
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] == _PACKAGE
+
+
+def _exported() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The package's public modules and what each exports, from short paths to long ones."""
+    package = importlib.import_module(_PACKAGE)
+    whole = _public(package)
+    yield _PACKAGE, whole
+    modules = {f"{_PACKAGE}.{n}": v for n, v in whole.items() if isinstance(v, types.ModuleType)}
+    # These are public too, and take too long to import for `import jaxmeter` to bring them in.
+    for name in (f"{_PACKAGE}.experiment", f"{_PACKAGE}.experiment.results"):
+        modules.setdefault(name, name)
+    for path, module in sorted(modules.items(), key=lambda item: (item[0].count("."), item[0])):
+        yield path, _public(importlib.import_module(module) if module is path else module)
+
+
+def _public(module: types.ModuleType) -> dict[str, Any]:
+    """What a module exports: what its __all__ names, or else what it defines."""
+    names = getattr(module, "__all__", None)
+    if names is None:
+        names = [
+            name
+            for name, value in vars(module).items()
+            if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+        ]
+    return {name: getattr(module, name) for name in names}
 
 
 def _module_name(kind: type) -> str:
@@ -216,25 +275,33 @@ def _module_name(kind: type) -> str:
 
 def _kind(text: Any) -> Any:
     module, _, name = str(text).partition(":")
-    main = sys.modules.get("__main__")
-    if module.startswith("jaxmeter.") and module not in sys.modules:
-        try:
-            __import__(module)
-        except ImportError:
-            pass
-    places = [sys.modules.get(module)]
-    if main is not None and Path(getattr(main, "__file__", None) or "__main__").stem == module:
-        places.insert(0, main)
-    for place in places:
-        kind: Any = place
-        for part in name.split("."):
-            kind = getattr(kind, part, None)
+    for kind in _ours(module, name) if _is_ours(module) else _theirs(module, name):
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             return kind
     raise ConfigError(
         f"a config has the type {text!r}, which is not known here: it belongs to another version "
         "of jaxmeter, or to a study that is not loaded."
     )
+
+
+def _ours(module: str, name: str) -> Iterator[Any]:
+    """What jaxmeter exports under a public path; nothing else of it can be had."""
+    for path, exported in _exported():
+        if path == module:
+            yield exported.get(name)
+            return
+
+
+def _theirs(module: str, name: str) -> Iterator[Any]:
+    """What has the name in the script that runs, if it is that, and in a loaded module."""
+    main = sys.modules.get("__main__")
+    places: list[Any] = [sys.modules.get(module)]
+    if main is not None and Path(getattr(main, "__file__", None) or "__main__").stem == module:
+        places.insert(0, main)
+    for place in places:
+        for part in name.split("."):
+            place = getattr(place, part, None)
+        yield place
 
 
 # --- Fields by dotted names ----------------------------------------------------------------------

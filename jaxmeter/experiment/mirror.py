@@ -85,6 +85,11 @@ class Mirror:
         for name in (*(n for n in names if n != last and not n.startswith(".")), last):
             self._put(files, folder / name, f"{root}/{name}")
 
+    def put(self, source: Path, inner: str) -> None:
+        """Uploads a file, whatever is there."""
+        files, place = self._place(inner)
+        self._put(files, source, place)
+
     def _put(self, files: Any, source: Path, place: str) -> None:
         from fsspec.implementations.local import LocalFileSystem
 
@@ -134,8 +139,8 @@ def url_of(place: str | os.PathLike[str]) -> str | None:
     return f"{scheme}:{slashes}{rest}"
 
 
-def working_copy(url: str) -> Path:
-    """The folder here for a store at a URL, under $XDG_CACHE_HOME or ~/.cache.
+def working_copy(url: str, format: int) -> Path:
+    """The folder here for a store at a URL, a format each, under $XDG_CACHE_HOME or ~/.cache.
 
     Raises:
       ImportError: if fsspec is not installed.
@@ -146,4 +151,5 @@ def working_copy(url: str) -> Path:
             "fsspec's package for that file system, e.g. s3fs. Or name a folder."
         )
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "jaxmeter" / f"store-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+    name = hashlib.sha256(f"{format} {url}".encode()).hexdigest()[:16]
+    return cache / "jaxmeter" / f"store-{name}"

@@ -1,5 +1,6 @@
 """The store: what stages computed, each in a folder under the hash of all it follows from.
 
+STORE/store.json              the store's format
 STORE/stages/<stage>/<key>/   an entry: its files and entry.json, complete or not there
 STORE/runs/<name>/            finished runs, see `runs`
 STORE/locks/                  empty files to lock; a process that dies holds none
@@ -27,11 +28,14 @@ from jaxmeter.experiment.writing import (
     MANIFEST,
     examined,
     hashed,
+    parsed,
+    read,
     sealed,
     signature,
+    unsealed,
 )
 
-JOURNAL = "journal.jsonl"
+JOURNAL, MARK = "journal.jsonl", "store.json"
 _READ_ONLY = (13, 30)  # EACCES, EROFS
 
 
@@ -158,6 +162,69 @@ class Store:
                     self._put_aside(found)
             return self._published(self._computed(stage, key, ingredients, compute))
 
+    def checked(self) -> "Store":
+        """The same store, if this jaxmeter reads and writes its format.
+
+        Raises:
+          StoreError: if it does not.
+        """
+        if MARK not in self._sent:
+            found = self._format()
+            if found not in (None, FORMAT):
+                raise StoreError(
+                    f"the store {self.name} has format {found}, in which runs and stages have "
+                    f"other names than in format {FORMAT}, which this jaxmeter reads and writes: "
+                    "name a new folder and sweep again, or use the version that wrote the store."
+                )
+        return self
+
+    def _format(self) -> Any:
+        """The format that the store says it has, or what it holds; None of an empty one."""
+        for name in (MARK, *self._telling()):
+            content = self._content(name)
+            checked = unsealed if name == MARK else parsed
+            try:
+                facts = {} if content is None else checked(content, name)
+            except ValueError:
+                continue  # `verify` names it
+            if facts.get("tool") == "jaxmeter" and "format" in facts:
+                return facts["format"]
+        return None
+
+    def _telling(self) -> Iterator[str]:
+        """Files that have the store's format in them, of a copy without store.json, say."""
+        yield from (f"runs/{run}/config.json" for run in self._inside("runs"))
+        for stage in self._inside("stages"):
+            yield from (f"stages/{stage}/{k}/{MANIFEST}" for k in self._inside(f"stages/{stage}"))
+
+    def _inside(self, inner: str) -> list[str]:
+        """The names in a folder, where the store really is."""
+        if self.mirror is not None:
+            return self.mirror.names(inner)
+        try:
+            return sorted(name for name in os.listdir(self.path / inner) if not disk.is_litter(name))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def _content(self, name: str) -> bytes | None:
+        """A file's bytes, where the store really is; None if they cannot be had."""
+        if self.mirror is not None:
+            return self.mirror.contents([name]).get(name)
+        try:
+            return read(self.path / name)
+        except OSError:
+            return None
+
+    def _mark(self) -> None:
+        """Writes store.json if it is not there as it should be."""
+        mark = sealed({"tool": "jaxmeter", "format": FORMAT})
+        if MARK in self._sent or self.checked()._content(MARK) == mark:
+            return
+        disk.replace(self.path / MARK, mark, shared=self.shared)
+        if self.mirror is not None:
+            self.mirror.put(self.path / MARK, MARK)
+            self._sent.add(MARK)
+
     def fetched(self, inner: str, last: str) -> bool:
         """Whether the mirror has a folder, which then is here too, as it is there.
 
@@ -276,6 +343,7 @@ class Store:
             disk.make_folder(self.path / "locks", shared=self.shared)
             lock = self.path / "locks" / "store.lock"
             with locked(lock, shared=True, waiting=self._collecting, common=self.shared):
+                self._mark()
                 yield
         except OSError as error:
             inside = error.filename is not None and str(self.path) in str(error.filename)
@@ -313,10 +381,12 @@ def opened(
 
     Raises:
       ImportError: for a URL, if fsspec is not installed.
+      StoreError: for a store of a format that this jaxmeter does not know.
     """
     if isinstance(store, Store):
-        return store
+        return store.checked()
     url = url_of(store)
     if url is None:
-        return Store(Path(store).expanduser(), say, shared=shared)
-    return Store(working_copy(url), say, Mirror(url, shared), shared=shared)
+        return Store(Path(store).expanduser(), say, shared=shared).checked()
+    place = working_copy(url, FORMAT)
+    return Store(place, say, Mirror(url, shared), shared=shared).checked()

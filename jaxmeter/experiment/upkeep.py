@@ -12,7 +12,15 @@ from jaxmeter.disk import is_leftover
 from jaxmeter.experiment import states
 from jaxmeter.experiment.locks import Busy, is_held, locked
 from jaxmeter.experiment.states import STATUS, folders
-from jaxmeter.experiment.store import JOURNAL, Damage, Store, StoreError, StoreWarning, opened
+from jaxmeter.experiment.store import (
+    JOURNAL,
+    MARK,
+    Damage,
+    Store,
+    StoreError,
+    StoreWarning,
+    opened,
+)
 from jaxmeter.experiment.writing import examined, parsed, read, unsealed
 
 _KEY = "[0-9a-f]{64}"
@@ -38,7 +46,7 @@ def verify(store: Store | str | os.PathLike[str]) -> tuple[Damage, ...]:
             found.append(Damage(place, str(error)))
     for folder in states.run_folders(store.runs):
         found += _damages(folder)
-    return (*found, *_journal_damages(store.path / JOURNAL))
+    return (*_mark_damages(store.path / MARK), *found, *_journal_damages(store.path / JOURNAL))
 
 
 def gc(
@@ -172,6 +180,15 @@ def _damages(folder: Path) -> Iterator[Damage]:
 def _written(folder: Path) -> list[str]:
     """Which of a finished run's files there are."""
     return [name for name in states.FILES if os.path.lexists(folder / name)]
+
+
+def _mark_damages(path: Path) -> Iterator[Damage]:
+    try:
+        unsealed(read(path), path.name)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        yield Damage(path, f"{error}; the next run writes it again.")
 
 
 def _journal_damages(path: Path) -> Iterator[Damage]:

@@ -13,7 +13,8 @@ from jaxmeter.disk import is_litter, sync_folder
 from jaxmeter.experiment.fingerprint import digest
 
 MANIFEST = "entry.json"
-FORMAT = 1
+# Of stores, entries and runs. 1 named types by their modules, and was never released.
+FORMAT = 2
 
 
 def examined(place: Path, stage: str, key: str) -> dict[str, Any]:
