@@ -374,15 +374,15 @@ ROOM = "from jaxmeter.room import two as second"
             "stage.py": (ROOM, "from jaxmeter.room.inner import two as second")
         },
         "a package passes on more": {
-            "room/__init__.py": "from jaxmeter.room.inner import two\nfrom jaxmeter.unused import f\n"
+            "room/__init__.py": f"{SMALL['room/__init__.py']}from jaxmeter.unused import f\n"
         },
         "imports in another order": {"stage.py": (f"{LEAF}\n{ROOM}", f"{ROOM}\n\n{LEAF}")},
         "what only type checkers import": {
             "stage.py": (LEAF, f"{LEAF}\nif TYPE_CHECKING:\n    from jaxmeter.unused import f")
         },
         "comments, docstrings, formatting": {
-            "stage.py": (LEAF, f"# Why.\nfrom jaxmeter.leaf import (\n    one,\n)"),
-            "leaf.py": ("def one(x):\n    return x + c", 'def one(x):\n    """1."""\n    return (x+c)'),
+            "stage.py": (LEAF, "# Why.\nfrom jaxmeter.leaf import (\n    one,\n)"),
+            "leaf.py": ("return x + c", '"""1."""\n    return (x+c)'),
             "deep.py": '"""What."""\n\nc = 5  # why\n',
         },
         "what nobody imports": {"unused.py": "f = 9\n"},

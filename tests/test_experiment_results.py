@@ -26,6 +26,7 @@ from jaxmeter.experiment.events import TAGS
 from jaxmeter.experiment.locks import locked
 from jaxmeter.experiment.mirror import Mirror
 from jaxmeter.experiment.tables import compared
+from jaxmeter.experiment.writing import FORMAT
 from jaxmeter.metrics import evaluate
 
 
@@ -251,8 +252,9 @@ def test_results_that_were_changed_make_no_report_and_no_events(store: Path, tmp
 
 def test_a_newer_format_says_so(store: Path):
     run = a_run(store)
-    changed(run, "summary.json", format=2)
-    with pytest.warns(finished.StoreWarning, match="format 2, and this jaxmeter reads 1"):
+    changed(run, "summary.json", format=FORMAT + 1)
+    said = f"format {FORMAT + 1}, and this jaxmeter reads {FORMAT}"
+    with pytest.warns(finished.StoreWarning, match=said):
         results.tidy(store)
 
 

@@ -247,12 +247,16 @@ def _exported() -> Iterator[tuple[str, dict[str, Any]]]:
     package = importlib.import_module(_PACKAGE)
     whole = _public(package)
     yield _PACKAGE, whole
-    modules = {f"{_PACKAGE}.{n}": v for n, v in whole.items() if isinstance(v, types.ModuleType)}
+    modules = {
+        f"{_PACKAGE}.{name}": module
+        for name, module in whole.items()
+        if isinstance(module, types.ModuleType)
+    }
+    for path in sorted(modules):
+        yield path, _public(modules[path])
     # These are public too, and take too long to import for `import jaxmeter` to bring them in.
-    for name in (f"{_PACKAGE}.experiment", f"{_PACKAGE}.experiment.results"):
-        modules.setdefault(name, name)
-    for path, module in sorted(modules.items(), key=lambda item: (item[0].count("."), item[0])):
-        yield path, _public(importlib.import_module(module) if module is path else module)
+    for path in (f"{_PACKAGE}.experiment", f"{_PACKAGE}.experiment.results"):
+        yield path, _public(importlib.import_module(path))
 
 
 def _public(module: types.ModuleType) -> dict[str, Any]:

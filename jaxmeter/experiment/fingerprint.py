@@ -9,7 +9,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -200,7 +200,7 @@ def _source(module: str, importer: Path) -> Path | None:
 
 def _only_names(path: Path) -> bool:
     """Whether nothing of results follows from a module, wherever it lies."""
-    # The package itself only names things; how files are written changes nothing of what is in them.
+    # The package itself only names things; how files are written changes nothing of their content.
     writes = sys.modules[is_litter.__module__].__file__
     return path == _folder() / "__init__.py" or path == Path(writes or "")
 
@@ -279,8 +279,7 @@ class _Reader:
         if isinstance(node, ast.Call) and _is_import_module(node.func) and node.args:
             name = getattr(node.args[0], "value", None)
             if isinstance(name, str):
-                stays = self._counted(_Import("", name, None))
-                node.args[0] = ast.Constant((stays,))
+                node.args[0] = _staying([self._counted(_Import("", name, None))])
 
     def _block(self, statements: list[ast.stmt]) -> list[ast.stmt]:
         """Statements, with one for each group of imports, whose order says where files lie."""
@@ -292,8 +291,8 @@ class _Reader:
                 found += group
                 continue
             bound = [each for node in group for each in _bindings(node, self.package)]
-            stays = tuple(map(self._counted, sorted(bound, key=lambda each: each.local)))
-            found.append(ast.Expr(ast.Constant(stays)))  # no source has a tuple as a constant
+            bound.sort(key=lambda each: each.local)
+            found.append(ast.Expr(_staying(map(self._counted, bound))))
         return found
 
     def _counted(self, each: _Import) -> str:
@@ -302,6 +301,12 @@ class _Reader:
         if by_hash or not self.ours:
             self.imports.append(each)
         return each.local if by_hash else json.dumps(each)
+
+
+def _staying(words: Iterable[str]) -> ast.expr:
+    """A tuple as a constant, which no source has."""
+    constant: Any = tuple(words)
+    return ast.Constant(constant)
 
 
 def _bindings(node: ast.stmt, package: str) -> Iterator[_Import]:

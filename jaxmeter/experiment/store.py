@@ -202,7 +202,9 @@ class Store:
         if self.mirror is not None:
             return self.mirror.names(inner)
         try:
-            return sorted(name for name in os.listdir(self.path / inner) if not disk.is_litter(name))
+            return sorted(
+                name for name in os.listdir(self.path / inner) if not disk.is_litter(name)
+            )
         except (FileNotFoundError, NotADirectoryError):
             return []
 
