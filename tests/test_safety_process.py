@@ -543,6 +543,41 @@ def test_a_message_that_does_not_come():
     os.close(writing)
 
 
+@LINUX
+@pytest.mark.parametrize("waits", ["threading.Lock().acquire()", "time.sleep(60)", "input()"])
+def test_a_process_that_waits_for_nothing_is_told_from_one_that_waits(monkeypatch, waits):
+    monkeypatch.setattr(process, "_STANDSTILL", 0.2)
+    code = f"""if True:
+        import threading, time
+        lock = threading.Lock(); lock.acquire()
+        threading.Thread(target=lock.acquire, daemon=True).start()
+        print("r", flush=True)
+        {waits.replace("threading.Lock()", "lock")}"""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as child:
+        child.stdout.read(1)
+        watch = process._Watch(child.pid)
+        try:
+            for _ in range(20):
+                time.sleep(0.1)
+                watch()
+            assert "Lock" not in waits
+        except process._Standstill:
+            assert "Lock" in waits
+        finally:
+            child.kill()
+
+
+@LINUX
+def test_memory_that_a_graph_may_not_have_is_not_waited_for(tmp_path):
+    def step(tf, z):
+        return z + 0.0 * tf.reduce_sum(tf.fill([2**17, 2**17], 1.0))
+
+    saved(tmp_path / "m", step)
+    with pytest.raises(ValueError, match="standstill.*max_bytes"):
+        jm.load_target(tmp_path / "m")
+
+
 def test_arrays_that_are_no_numbers_are_not_sent():
     with pytest.raises(ValueError, match="'a' holds object"):
         messages.send(0, {}, {"a": np.array(["x", 1], object)})

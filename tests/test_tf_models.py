@@ -32,7 +32,7 @@ def graph():
     x = tf_keras.Input((8, 8, 3))
     a = L.Conv2D(4, 3, padding="same", activation="relu", name="left")(x)
     b = L.SeparableConv2D(4, 3, padding="same", name="right")(x)
-    # tf_keras numbers layers of operators by what the process made before: keep to the first number.
+    # tf_keras numbers layers of operators by what the process made before: start anew.
     tf_keras.backend.reset_uids()
     h = L.Concatenate(name="both")([L.Add(name="sum")([a, b]), tf.nn.relu(a - b) * 2.0])
     h = L.GlobalAveragePooling2D(name="mean")(h)

@@ -5,14 +5,17 @@ end may be in a stranger's hands, so every length is checked before anything is 
 """
 
 import json
+import math
 import os
 import select
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+_PATIENCE = 0.5  # seconds
 _LARGEST_HEAD = 2**28  # bytes; names and texts of a model
 # By name: numbers only. `ml_dtypes` has the short floats, which NumPy knows once they are imported.
 _DTYPES = {
@@ -48,7 +51,10 @@ def send(place: int, head: dict[str, Any], arrays: Arrays = {}) -> None:  # noqa
 
 
 def receive(
-    place: int, largest: int, deadline: float | None = None
+    place: int,
+    largest: int,
+    deadline: float = math.inf,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Reads a message: its head and its arrays.
 
@@ -56,16 +62,18 @@ def receive(
       place: the file descriptor.
       largest: bytes that its arrays may have together.
       deadline: `time.monotonic()` after which to give up.
+      meanwhile: called twice a second while nothing comes; what it raises ends the wait.
 
     Raises:
       Gone: if the other end closes before the message does, or breaks the form.
       Late: if the deadline passes.
     """
-    length = int.from_bytes(_read(place, 8, deadline), "little")
+    read = partial(_read, place, deadline=deadline, meanwhile=meanwhile)
+    length = int.from_bytes(read(8), "little")
     if length > _LARGEST_HEAD:
         raise Gone
     try:
-        head, shapes = json.loads(bytes(_read(place, length, deadline)))
+        head, shapes = json.loads(bytes(read(length)))
         if not isinstance(head, dict):
             raise Gone
         found: dict[str, np.ndarray] = {}
@@ -79,7 +87,7 @@ def receive(
             largest -= size
             if largest < 0:
                 raise Gone
-            found[name] = np.frombuffer(_read(place, size, deadline), dtype).reshape(shape)
+            found[name] = np.frombuffer(read(size), dtype).reshape(shape)
     except (ValueError, TypeError, RecursionError) as error:
         raise Gone from error
     return head, found
@@ -98,14 +106,17 @@ def _write(place: int, data: bytes | memoryview) -> None:
         view = view[os.write(place, view[: 2**20]) :]
 
 
-def _read(place: int, size: int, deadline: float | None) -> bytearray:
+def _read(place: int, size: int, deadline: float, meanwhile: Callable[[], None]) -> bytearray:
     """Exactly `size` bytes. The buffer grows with what comes, not with what is promised."""
     found = bytearray()
     while len(found) < size:
-        if deadline is not None:
-            ready, _, _ = select.select([place], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                raise Late
+        left = max(0.0, deadline - time.monotonic())
+        ready, _, _ = select.select([place], [], [], min(left, _PATIENCE))
+        if not ready and left <= _PATIENCE:
+            raise Late
+        if not ready:
+            meanwhile()
+            continue
         piece = os.read(place, min(size - len(found), 2**20))
         if not piece:
             raise Gone

@@ -29,6 +29,9 @@ _PASSED_ON = (
     *("TF_ENABLE_ONEDNN_OPTS", "TF_NUM_", "TF_DETERMINISTIC_OPS"),
 )
 _OUT_OF_MEMORY = ("MemoryError", "ResourceExhaustedError")
+_STANDSTILL = 3.0  # seconds in which no thread did anything or could have
+# How the kernel's waiting for another thread is numbered, on x86-64 and ARM.
+_FUTEX = ("202", "98", "449")
 _FORKS = sys.platform.startswith("linux")
 _WHY = {
     signal.SIGKILL: "it was killed, for want of memory or at its limit of processor time",
@@ -105,7 +108,14 @@ def opened(
         def ask(head: Any, arrays: messages.Arrays) -> tuple[Any, dict[str, np.ndarray]]:
             try:
                 messages.send(talk.asking, head, arrays)
-                found, values = messages.receive(talk.answering, memory, deadline)
+                watch = _Watch(talk.child)
+                found, values = messages.receive(talk.answering, memory, deadline, watch)
+            except _Standstill:
+                raise Refused(
+                    "opening it came to a standstill, and its process was ended. TensorFlow waits "
+                    f"like this for memory beyond the {memory:,} bytes that opening the file may "
+                    "take. If you trust the file, allow more: max_bytes=, --max-bytes."
+                ) from None
             except messages.Late:
                 raise Refused(
                     f"opening it takes more than {seconds:.0f} s; its process was ended. If you "
@@ -136,8 +146,9 @@ def opened(
 
 
 class _Talk(NamedTuple):
-    """Descriptors to ask and to be answered, and what to say of a process that is no more."""
+    """A process, descriptors to ask and to be answered, what to say of it when it is no more."""
 
+    child: int
     asking: int
     answering: int
     epitaph: Callable[[], str]
@@ -178,8 +189,8 @@ def _conversation(writable: Sequence[int]) -> Iterator[_Talk]:
         return ended[0]
 
     try:
-        server.control.recv(1)
-        yield _Talk(asking, answering, lambda: _epitaph(end(b"w")))
+        child = int(json.loads(server.control.recv(16)))
+        yield _Talk(child, asking, answering, lambda: _epitaph(end(b"w")))
     finally:
         os.close(asking)
         os.close(answering)
@@ -196,7 +207,7 @@ def _single(writable: Sequence[int]) -> Iterator[_Talk]:
     with _started(["-", *map(str, writable)], **pipes) as process:
         assert process.stdin is not None and process.stdout is not None
         try:
-            talk = (process.stdin.fileno(), process.stdout.fileno())
+            talk = (process.pid, process.stdin.fileno(), process.stdout.fileno())
             yield _Talk(*talk, lambda: _epitaph(process.wait()))
         finally:
             process.kill()
@@ -257,6 +268,45 @@ def _stop() -> None:
             server.process.wait()
         else:
             server.process.returncode = 0  # not this process' child: nothing to wait for
+
+
+class _Standstill(Exception):
+    """No thread of the process can go on by itself."""
+
+
+class _Watch:
+    """Raises `_Standstill` once all threads of a process have waited for one another for long.
+
+    TensorFlow does that when it may not have the memory it wants: it waits ten seconds, asks again,
+    and so on. A thread that waits for a disk, or for its turn on a busy processor, is not counted
+    as waiting. Says nothing on systems whose kernel does not tell.
+    """
+
+    def __init__(self, child: int):
+        self._threads = Path(f"/proc/{child}/task")
+        self._spent = -1
+        self._since = 0.0
+
+    def __call__(self) -> None:
+        spent = self._waiting()
+        if spent is None or spent != self._spent:
+            self._spent, self._since = -1 if spent is None else spent, time.monotonic()
+        elif time.monotonic() - self._since >= _STANDSTILL:
+            raise _Standstill
+
+    def _waiting(self) -> int | None:
+        """Processor time it has spent if all its threads wait for others, else none."""
+        spent = 0
+        try:
+            for thread in self._threads.iterdir():
+                if (thread / "syscall").read_text().split()[0] not in _FUTEX:
+                    return None
+                # The name before the bracket may hold anything; then the state, times 12th, 13th.
+                values = (thread / "stat").read_text().rpartition(")")[2].split()
+                spent += int(values[11]) + int(values[12])
+        except (OSError, IndexError):
+            return None
+        return spent
 
 
 def _epitaph(code: int) -> str:

@@ -71,7 +71,7 @@ def _fork(used: list[Any], control: socket.socket) -> None:
         os._exit(status)
     for descriptor in descriptors:
         os.close(descriptor)
-    control.send(b"f")
+    control.send(json.dumps(child).encode())
     told = control.recv(1)  # until the other end has what it wants, or wonders what happened
     status = _reaped(child, patience=1.0 if told == b"w" else 0.0)
     if not told:
