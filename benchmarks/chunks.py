@@ -14,7 +14,7 @@ import jax
 import nets
 import timing
 
-from jaxmeter import chunks
+from jaxmeter.jaxpr import chunks
 
 
 def main() -> None:

@@ -24,8 +24,8 @@ import timing
 
 import jaxmeter as jm
 from jaxmeter import experiment
-from jaxmeter.experiment import stages
-from jaxmeter.experiment.store import Store
+from jaxmeter.experiment.stages import graph
+from jaxmeter.experiment.store.store import Store
 
 
 def study(path: Path, runs: int) -> tuple[experiment.Config, dict]:
@@ -80,7 +80,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         base, axes = study(Path(place, "target.keras"), arguments.runs)
         start = time.perf_counter()
-        stages.code(base)
+        graph.code(base)
         print(f"hashing the code, once a process: {1e3 * (time.perf_counter() - start):.0f} ms")
         store = Path(place, "store")
         print(f"\n{'ms a run beside the work':28}{'median':>9}{'largest':>9}")

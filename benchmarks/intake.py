@@ -22,7 +22,7 @@ import keras
 import numpy as np
 
 import jaxmeter as jm
-from jaxmeter.gradients import cross_entropy
+from jaxmeter.gradients.per_example import cross_entropy
 
 
 def mlp(k):

@@ -23,8 +23,8 @@ import numpy as np
 import timing
 from jax import lax
 
-from jaxmeter.convolutions import Case, form_of
-from jaxmeter.lowering import lowered
+from jaxmeter.jaxpr.convolutions import Case, form_of
+from jaxmeter.jaxpr.lowering import lowered
 
 # name: size, channels, features, kernel, stride, padding, groups
 LAYERS = {

@@ -16,11 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxmeter.experiment import results, runs, writing
-from jaxmeter.experiment.tables import compared
-from jaxmeter.facts import attack_facts, target_facts
+from jaxmeter.experiment import results
+from jaxmeter.experiment.results.tables import compared
+from jaxmeter.experiment.runs import run
+from jaxmeter.experiment.store.files import FORMAT, encoded
 from jaxmeter.metrics import best_threshold, evaluate
-from jaxmeter.report import Budget, Row
+from jaxmeter.report.facts import attack_facts, target_facts
+from jaxmeter.report.result import Budget, Row
 from jaxmeter.target import TargetSpec
 
 HELD = 900
@@ -51,7 +53,7 @@ def write_store(store: Path, count: int) -> int:
     size = 0
     for i in range(count):
         name = f"many-{hashlib.sha256(str(i).encode()).hexdigest()[:12]}"
-        head = {"tool": "jaxmeter", "format": writing.FORMAT, "run": name}
+        head = {"tool": "jaxmeter", "format": FORMAT, "run": name}
         folder = store / "runs" / name
         folder.mkdir(parents=True)
         mine = {"seed": i % 10, "known": i // 10 % 20, "target.width": i // 200, **fields}
@@ -63,10 +65,10 @@ def write_store(store: Path, count: int) -> int:
             "cost.json": {"stages": {"signals": {"seconds": 1.0, "cached": False}},
                           "seconds": 9.5, "started": "2026-01-01T00:00:00+00:00", "host": "h"},
         }  # fmt: skip
-        files["summary.json"] = runs.summarized(files["config.json"], files["results.json"])
+        files["summary.json"] = run.summarized(files["config.json"], files["results.json"])
         hashes, size = {}, 0
         for file, value in files.items():
-            content = writing.encoded(value, indent=None if file == "summary.json" else 1)
+            content = encoded(value, indent=None if file == "summary.json" else 1)
             hashes[file] = hashlib.sha256(content).hexdigest()
             size += len(content)
             (folder / file).write_bytes(content)

@@ -43,7 +43,7 @@ def highest_mib() -> float:
 def timed(what: str, folder: Path) -> None:
     """Reads in this process, and prints seconds and memory."""
     import jaxmeter as jm
-    from jaxmeter.privacy_meter_text import read_rows
+    from jaxmeter.data.privacy_meter import read_rows
 
     before = highest_mib()
     start = time.perf_counter()

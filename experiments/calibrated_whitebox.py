@@ -46,7 +46,7 @@ from numpy.typing import NDArray
 
 import jaxmeter as jm
 from jaxmeter import reference, shadow
-from jaxmeter.calibrated_inference import Signal, stacked
+from jaxmeter.attacks.white_box import Signal, stacked
 
 DataSet = Literal["location30", "cifar100", "adult"]
 Score = Callable[..., NDArray]

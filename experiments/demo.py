@@ -28,7 +28,8 @@ import jax
 from numpy.typing import NDArray
 
 import jaxmeter as jm
-from jaxmeter import demo, experiment
+from jaxmeter import experiment
+from jaxmeter.cli import demo
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,8 @@
 """jaxmeter measures how much a trained classifier gives away about its training data."""
 
-from jaxmeter import directions, logits, meter, metrics, reference, scores, shadow, signals
-from jaxmeter.attack import Attack, Fitted, cross_fit, fit, inference_model
-from jaxmeter.auditing import audit
-from jaxmeter.calibrated import (
+from jaxmeter import logits, meter, metrics, reference, scores, shadow, signals
+from jaxmeter.attacks.baselines import Blind, ClassWise
+from jaxmeter.attacks.calibrated import (
     AttackR,
     Bavaria,
     DifficultyCalibration,
@@ -14,35 +13,39 @@ from jaxmeter.calibrated import (
     Rmia,
     RmiaOffline,
 )
-from jaxmeter.calibrated_inference import (
-    CalibratedInference,
-    CalibratedInferenceOffline,
-    CalibratedInferenceSupervised,
-)
-from jaxmeter.catalogue import (
+from jaxmeter.attacks.learned import FitConfig, Learned
+from jaxmeter.attacks.suite import WITH_REFERENCES
+from jaxmeter.attacks.training_free import (
     TRAINING_FREE,
-    WITH_REFERENCES,
-    Blind,
-    ClassWise,
     Confidence,
     Entropy,
-    FitConfig,
     GradientNorm,
-    Learned,
     LogitMargin,
     ModifiedEntropy,
     NegativeLoss,
 )
-from jaxmeter.data import Records, split
-from jaxmeter.gradients import Outer, gradient_norms, per_example_gradients
-from jaxmeter.intake import load_target
-from jaxmeter.layer_ranking import layer_map
-from jaxmeter.layer_results import LayerMap
+from jaxmeter.attacks.white_box import (
+    CalibratedInference,
+    CalibratedInferenceOffline,
+    CalibratedInferenceSupervised,
+)
+from jaxmeter.auditing.audit import audit
+from jaxmeter.auditing.layers import layer_map
+from jaxmeter.auditing.references import References, Shadows
+from jaxmeter.data.privacy_meter import read_privacy_meter, write_privacy_meter
+from jaxmeter.data.records import Records
+from jaxmeter.data.splits import split
+from jaxmeter.gradients import directions
+from jaxmeter.gradients.factors import Outer
+from jaxmeter.gradients.per_example import gradient_norms, per_example_gradients
+from jaxmeter.inference.attack import Attack, Fitted, cross_fit, fit, inference_model
+from jaxmeter.inference.released import released_model
+from jaxmeter.intake.loading import load_target
 from jaxmeter.metrics import AttackResult, evaluate
-from jaxmeter.privacy_meter_text import read_privacy_meter, write_privacy_meter
-from jaxmeter.referenced import References, Shadows
-from jaxmeter.released import released_model
-from jaxmeter.signals import Signals, SignalSpec, extract, of_example
+from jaxmeter.report.layer_map import LayerMap
+from jaxmeter.signals.example import of_example
+from jaxmeter.signals.extraction import extract
+from jaxmeter.signals.spec import Signals, SignalSpec
 from jaxmeter.target import Outputs, Target, from_flax, from_function
 
 __all__ = [

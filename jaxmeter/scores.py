@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 
 from jaxmeter import logits
-from jaxmeter.signals import Signals
+from jaxmeter.signals.spec import Signals
 
 
 def negative_loss(signals: Signals) -> NDArray:

@@ -209,9 +209,9 @@ def _answers() -> Iterator[tuple[Any, Any]]:
     os.dup2(2, 1)
     import onnxruntime  # noqa: F401 (which leaves a file behind when it is imported)
 
-    from jaxmeter.intake import surroundings
+    from jaxmeter.intake import frameworks
 
-    surroundings.tensorflow("x")
+    frameworks.tensorflow("x")
     private.write('["ready"]\n')
     for line in sys.stdin:
         yield json.loads(line), lambda answer: private.write(json.dumps(answer) + "\n")
@@ -269,7 +269,7 @@ def make(folder: Path) -> None:
     import jax
     import keras
 
-    from jaxmeter.intake import surroundings
+    from jaxmeter.intake import frameworks
 
     folders = {format: folder / format for format in FORMATS}
     for place in folders.values():
@@ -281,7 +281,7 @@ def make(folder: Path) -> None:
         model.save(folders["h5"] / "model.h5")
         model.save_weights(folders["json"] / "model.weights.h5")
         (folders["json"] / "model.json").write_text(model.to_json())
-        surroundings.tensorflow("x")
+        frameworks.tensorflow("x")
         old = network(importlib.import_module("tf_keras"))
         old.save(folders["h5-keras2"] / "model.h5")
         old.save(folders["saved-model"] / "model", save_format="tf")

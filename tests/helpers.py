@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxmeter as jm
-from jaxmeter.gradients import cross_entropy
+from jaxmeter.gradients.per_example import cross_entropy
 from jaxmeter.jaxpr.equations import body_of, equations_in
 
 

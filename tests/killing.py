@@ -23,9 +23,10 @@ import sklearn.datasets  # noqa: F401
 
 import jaxmeter as jm
 from jaxmeter import disk, experiment
+from jaxmeter.experiment import config
 
 
-def study(target: str) -> tuple[experiment.Config, experiment.configs.Axes]:
+def study(target: str) -> tuple[experiment.Config, config.Axes]:
     """24 small runs that share stages."""
     trained = target == "train"
     base = experiment.Config(

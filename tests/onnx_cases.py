@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from jaxmeter.intake.onnx_graph import Graph, UnsupportedOperator, parse, run
-from jaxmeter.intake.onnx_ops import OPERATORS
+from jaxmeter.intake.onnx.graph import Graph, UnsupportedOperator, parse, run
+from jaxmeter.intake.onnx.ops.table import OPERATORS
 
 PAGE = Path(__file__).parents[1] / "docs" / "onnx_operators.md"
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxmeter import facts
-from jaxmeter.catalogue import Epoch
-from jaxmeter.experiment import writing
-from jaxmeter.experiment.runs import summarized
+from jaxmeter.attacks.interface import Epoch
+from jaxmeter.experiment.runs.run import summarized
+from jaxmeter.experiment.store.files import FORMAT
 from jaxmeter.metrics import MetricWarning, best_threshold, evaluate
-from jaxmeter.report import Budget, Row
+from jaxmeter.report import facts
+from jaxmeter.report.result import Budget, Row
 from jaxmeter.target import Source, TargetSpec
 
 TARGET = TargetSpec(
@@ -81,7 +81,7 @@ def finished_run(
     for row in attacks:
         row.pop("seconds", None)
     n = found[0].result.n_members
-    head = {"tool": "jaxmeter", "format": writing.FORMAT, "run": name}
+    head = {"tool": "jaxmeter", "format": FORMAT, "run": name}
     files: dict[str, Any] = {
         "config.json": {
             **head,

@@ -6,8 +6,9 @@ import pytest
 
 import jaxmeter as jm
 from helpers import assert_close, equations, mlp_target, some_records
-from jaxmeter import fitting
-from jaxmeter.inference import GradientComponent, InferenceModel, features, scales
+from jaxmeter.inference import fitting
+from jaxmeter.inference.features import features, scales
+from jaxmeter.inference.network import GradientComponent, InferenceModel
 from jaxmeter.jaxpr.equations import convolution_of
 from jaxmeter.signals import Signals
 

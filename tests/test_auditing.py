@@ -6,11 +6,14 @@ import pytest
 
 import jaxmeter as jm
 from helpers import linear_target, mlp_target, some_records
-from jaxmeter import demo, findings, fitting
-from jaxmeter.catalogue import Part
-from jaxmeter.data import split_indices
+from jaxmeter.attacks.interface import Part
+from jaxmeter.cli import demo
+from jaxmeter.data.npz import read_npz
+from jaxmeter.data.splits import split_indices
+from jaxmeter.inference import fitting
 from jaxmeter.metrics import MetricWarning
-from jaxmeter.report import Report
+from jaxmeter.report import findings
+from jaxmeter.report.report import Report
 from jaxmeter.signals import white_box
 
 QUICK = jm.FitConfig(epochs=3, members=5)
@@ -183,9 +186,7 @@ def digits(tmp_path_factory):
     """The demo's target and records."""
     folder = tmp_path_factory.mktemp("digits")
     members, nonmembers = demo.train(folder, seed=0)
-    records = jm.Records.of(
-        members=jm.data.read_npz(members), nonmembers=jm.data.read_npz(nonmembers)
-    )
+    records = jm.Records.of(members=read_npz(members), nonmembers=read_npz(nonmembers))
     return jm.load_target(folder / "target.keras"), records
 
 

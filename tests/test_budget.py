@@ -22,7 +22,7 @@ from jaxmeter.cli import main
 from jaxmeter.intake.naming import Names
 from jaxmeter.intake.safety import budget, programs, work
 from jaxmeter.intake.safety.building import building
-from jaxmeter.shapes import TooExpensive
+from jaxmeter.jaxpr.shapes import TooExpensive
 
 for package in ("tensorflow", "tf_keras", "onnx", "onnxruntime"):
     pytest.importorskip(package)
@@ -30,14 +30,9 @@ import onnx  # noqa: E402
 from onnx import TensorProto, external_data_helper, numpy_helper  # noqa: E402
 from onnx import helper as h  # noqa: E402
 
-from jaxmeter.intake.onnx_file import _ANONYMOUS  # noqa: E402
-from jaxmeter.intake.onnx_graph import parse, pruned, run  # noqa: E402
-from jaxmeter.intake.onnx_target import (  # noqa: E402
-    _Endings,
-    endings_of,
-    plain_name,
-    tables_of,
-)
+from jaxmeter.intake.onnx.file import _ANONYMOUS  # noqa: E402
+from jaxmeter.intake.onnx.graph import parse, pruned, run  # noqa: E402
+from jaxmeter.intake.onnx.target import _Endings, endings_of, plain_name, tables_of  # noqa: E402
 
 GIBIBYTE = 2**30
 SECONDS = 10  # that a refusal may take

@@ -13,12 +13,12 @@ from sklearn.tree import DecisionTreeClassifier
 
 import jaxmeter as jm
 from jaxmeter import reference
-from jaxmeter.calibrated_inference import stacked
+from jaxmeter.attacks.interface import Part, SeenBy
+from jaxmeter.attacks.white_box import stacked
+from jaxmeter.auditing.references import seen_by, trained
 from jaxmeter.metrics import AttackResult
-from jaxmeter.parts import Part, SeenBy
 from jaxmeter.reference import OFFLINE, ONLINE, NetworkConfig, ReferenceWarning
 from jaxmeter.reference.calibration import disjoint_groups
-from jaxmeter.referenced import seen_by, trained
 from jaxmeter.shadow import RecipeConfig, balanced_membership, of_functions
 
 QUICK = NetworkConfig(widths=(16,), steps=384, batch_size=256, learning_rate=1e-2)

@@ -5,9 +5,9 @@ import pytest
 
 import jaxmeter as jm
 from helpers import assert_close
-from jaxmeter import chunks
-from jaxmeter.chunks import by_chunks, gradient_by_chunks
-from jaxmeter.memory import peak, tree_bytes
+from jaxmeter.jaxpr import chunks
+from jaxmeter.jaxpr.chunks import by_chunks, gradient_by_chunks
+from jaxmeter.jaxpr.memory import peak, tree_bytes
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 import jaxmeter as jm
-from jaxmeter import demo, inspection
-from jaxmeter.cli import main
+from jaxmeter.cli import demo, inspect, main
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +243,7 @@ def test_inspect_of_a_head(two_heads, capsys, monkeypatch):
 
 def test_rows_of_an_inspection(two_heads):
     target = jm.load_target(two_heads, output=1)
-    rows = inspection.layer_rows(target)
+    rows = inspect.layer_rows(target)
     assert [row.name for row in rows if row.position] == list(target.spec.layers)
     assert [row.position for row in rows if row.position] == [1, 2, 3, 4, 5]
     by_name = {row.name: row for row in rows}
@@ -260,7 +259,7 @@ def test_rows_of_an_inspection(two_heads):
     assert by_name["tags"].gradients == () and by_name["tags"].parameters == 0
     numbers = dict(pair for row in rows for pair in row.gradients)
     assert [numbers[i + 1] for i in range(len(numbers))] == list(target.spec.trainable_layers)
-    total = inspection.totals(target)
+    total = inspect.totals(target)
     assert total.parameters == sum(row.parameters for row in rows)
     assert total.parameters + total.state == sum(
         np.size(a) for a in jax.tree.leaves((target.params, target.state))
@@ -271,14 +270,14 @@ def test_rows_of_targets_that_are_no_keras_models():
     params = {"a": {"kernel": np.ones((4, 3))}, "scale": {"": np.ones(())}}
     bare = jm.from_function(lambda p, s, x: x @ p["a"]["kernel"] * p["scale"][""], params)
     for target in (bare, bare.for_inputs((4,))):
-        assert [(r.position, r.parameters) for r in inspection.layer_rows(target)] == [
+        assert [(r.position, r.parameters) for r in inspect.layer_rows(target)] == [
             (None, 12),
             (None, 1),
         ]
     net = nn.Sequential([nn.Dense(5), nn.BatchNorm(use_running_average=True), nn.Dense(3)])
     variables = net.init(jax.random.key(0), np.ones((1, 4)))
     with jax.numpy_rank_promotion("allow"):
-        rows = inspection.layer_rows(jm.from_flax(net, variables, input_shape=(4,)))
+        rows = inspect.layer_rows(jm.from_flax(net, variables, input_shape=(4,)))
     assert [(r.name, r.output, r.parameters) for r in rows if r.position] == [
         ("layers_0", (5,), 25),
         ("layers_1", (5,), 10),

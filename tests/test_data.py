@@ -8,14 +8,9 @@ from hypothesis import strategies as st
 
 import jaxmeter as jm
 from helpers import some_records
-from jaxmeter.data import (
-    DataWarning,
-    conflicting,
-    content_ids,
-    near_copies,
-    read_npz,
-    split_indices,
-)
+from jaxmeter.data.npz import read_npz
+from jaxmeter.data.records import DataWarning, content_ids
+from jaxmeter.data.splits import conflicting, near_copies, split_indices
 
 
 def contents(records):

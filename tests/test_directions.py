@@ -7,8 +7,8 @@ import pytest
 
 import jaxmeter as jm
 from helpers import assert_close, mlp_target, reference_gradients
-from jaxmeter import directions
-from jaxmeter.gradients import cross_entropy
+from jaxmeter.gradients import directions
+from jaxmeter.gradients.per_example import cross_entropy
 
 
 def some(target, n=7, seed=1):

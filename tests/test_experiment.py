@@ -22,12 +22,15 @@ import pytest
 
 import jaxmeter as jm
 from jaxmeter import cli, experiment
-from jaxmeter.experiment import canonical, extracting, fingerprint, training
-from jaxmeter.experiment.drawing import Dealt, known_rows
-from jaxmeter.experiment.runs import attempt
-from jaxmeter.experiment.sweeping import shard_of
+from jaxmeter.experiment import serialization
+from jaxmeter.experiment.runs.run import attempt
+from jaxmeter.experiment.runs.sweep import shard_of
+from jaxmeter.experiment.stages import signals as signals_stage
+from jaxmeter.experiment.stages import target as target_stage
+from jaxmeter.experiment.stages.data import Dealt, known_rows
+from jaxmeter.experiment.store import fingerprint
 from jaxmeter.metrics import MetricWarning
-from jaxmeter.streams import stream
+from jaxmeter.prng import stream
 from jaxmeter.target import Source
 
 PACKAGE = Path(jm.__file__).parent
@@ -110,7 +113,7 @@ def test_a_config_written_and_read_is_the_same(changes, config):
 def test_different_configs_have_different_text():
     digits = experiment.Digits
     values = [1, 1.0, True, "1", None, "None", (), (1,), ((1,),), Path("1"), digits(members=1)]
-    texts = {json.dumps(canonical.plain(value)) for value in values}
+    texts = {json.dumps(serialization.plain(value)) for value in values}
     assert len(texts) == len(values)
 
 
@@ -130,7 +133,12 @@ def test_a_config_of_another_version_is_refused(config):
     older["target"].pop("depth")
     with pytest.raises(experiment.ConfigError, match="OwnConfig of another.*overlap is missing"):
         experiment.from_json(json.dumps(older))
-    for gone in ("jaxmeter.gone:Away", "jaxmeter:Away", "jaxmeter.catalogue:Learned", "jaxmeter"):
+    for gone in (
+        "jaxmeter.gone:Away",
+        "jaxmeter:Away",
+        "jaxmeter.attacks.suite:Learned",
+        "jaxmeter",
+    ):
         with pytest.raises(experiment.ConfigError, match=f"'{gone}', which is not known"):
             experiment.from_json(json.dumps({"is": gone}))
     with pytest.raises(experiment.ConfigError, match="which is not known"):
@@ -170,8 +178,8 @@ def test_every_type_that_a_config_declares_has_a_public_name():
         waiting += typing.get_args(hint)
         if dataclasses.is_dataclass(hint) and hint not in seen:
             seen.add(hint)
-            assert canonical._kind(canonical.tag(hint)) is hint
-            waiting += canonical.declared(hint).values()
+            assert serialization._kind(serialization.tag(hint)) is hint
+            waiting += serialization.declared(hint).values()
     assert {jm.Lira, experiment.Cnn, experiment.Normal, jm.shadow.RecipeConfig} <= seen
 
 
@@ -274,14 +282,17 @@ def test_stages_follow_from_what_they_import():
         behind, _ = fingerprint._modules_behind([module])
         return {Path(path).relative_to(PACKAGE).as_posix() for path in behind}
 
-    assert counted("jaxmeter.experiment.drawing") == {
-        *("data.py", "npz.py", "streams.py", "terminal.py"),
-        *("experiment/drawing.py", "experiment/notes.py"),
+    assert counted("jaxmeter.experiment.stages.data") == {
+        *("data/records.py", "data/splits.py", "prng.py"),
+        *("experiment/stages/data.py", "experiment/stages/notes.py"),
     }
-    attacking = counted("jaxmeter.experiment.attacking")
-    assert {"fitting.py", "inference.py", "signals/example.py"} <= attacking
-    assert not {"page.py", "report.py", "intake/keras_jax.py", "signals/storage.py"} & attacking
-    assert "intake/keras_jax.py" in counted("jaxmeter.experiment.examining")
+    attacking = counted("jaxmeter.experiment.stages.attack")
+    assert {"inference/fitting.py", "inference/features.py", "signals/spec.py"} <= attacking
+    assert (
+        not {"report/page.py", "report/report.py", "intake/keras/target.py", "signals/storage.py"}
+        & attacking
+    )
+    assert "intake/keras/target.py" in counted("jaxmeter.experiment.stages.examination")
 
 
 # A package in small. `stage` imports from a file and from a package, in a function and by name;
@@ -435,24 +446,24 @@ def test_what_code_does_changes_the_key(changes, small_key):
 KEYS = """
 import json
 from jaxmeter import experiment
-from jaxmeter.experiment import stages
+from jaxmeter.experiment.stages import graph
 base = experiment.Config(study="s", seed=0, target=experiment.Mlp())
-made_of = (stages.drawing, stages.training, stages.examining, stages.extracting,
-           stages.shadowing, stages.attacking, stages.scoring)
-keys = [stages.code_version(module.__name__) for module in made_of]
-keys += [stages.code(base), experiment.name_of(base)]
+made_of = (graph.data_stage, graph.target_stage, graph.examination, graph.signals_stage,
+           graph.references_stage, graph.attack_stage, graph.metrics_stage)
+keys = [graph.code_version(module.__name__) for module in made_of]
+keys += [graph.code(base), experiment.name_of(base)]
 print(json.dumps(keys))
 """
 MOVES = {
-    "jaxmeter.data": "jaxmeter.rooms.below.data",
+    "jaxmeter.data.records": "jaxmeter.rooms.below.records",
     "jaxmeter.disk": "jaxmeter.rooms.disk",
     "jaxmeter.scores": "jaxmeter.rooms.scores",
-    "jaxmeter.calibrated": "jaxmeter.rooms.calibrated",
+    "jaxmeter.attacks.calibrated": "jaxmeter.rooms.calibrated",
     "jaxmeter.signals.example": "jaxmeter.rooms.example",
-    "jaxmeter.intake.keras_training": "jaxmeter.rooms.keras_training",
+    "jaxmeter.intake.keras.retraining": "jaxmeter.rooms.retraining",
     "jaxmeter.shadow.recipe": "jaxmeter.recipe",
-    "jaxmeter.experiment.drawing": "jaxmeter.rooms.drawing",
-    "jaxmeter.experiment.fingerprint": "jaxmeter.rooms.below.fingerprint",
+    "jaxmeter.experiment.stages.data": "jaxmeter.rooms.data",
+    "jaxmeter.experiment.store.fingerprint": "jaxmeter.rooms.below.fingerprint",
 }
 
 
@@ -523,12 +534,12 @@ def test_a_trained_target_has_the_same_bytes_every_time(tmp_path):
         folder.mkdir()
         members = records.rows(records.is_member)
         for own in (recipe, Own(width=3)):
-            training.train(folder, recipe=own, members=members, n_classes=3, seed=1)
-            saved.append((folder / training.FILE).read_bytes())
+            target_stage.train(folder, recipe=own, members=members, n_classes=3, seed=1)
+            saved.append((folder / target_stage.FILE).read_bytes())
         keras.layers.Dense(1)  # moves the names that Keras gives
         keras.Sequential([keras.layers.Input((5,)), keras.layers.Dense(2)])
     assert saved[:2] == saved[2:]
-    assert jm.load_target(tmp_path / "a" / training.FILE).spec.n_classes == 3
+    assert jm.load_target(tmp_path / "a" / target_stage.FILE).spec.n_classes == 3
 
 
 # --- Stages --------------------------------------------------------------------------------------
@@ -662,7 +673,9 @@ def test_signals_that_are_not_finite_are_refused(tmp_path):
     records = jm.Records(x, np.zeros(6000, int), np.arange(6000) % 2 == 0)
     spec = jm.SignalSpec().resolved(target.for_inputs((2,)))
     with pytest.raises(ValueError, match="not finite .first: record 5000"):
-        extracting.compute(tmp_path, target=target, records=records, spec=spec, device_budget=2**30)
+        signals_stage.compute(
+            tmp_path, target=target, records=records, spec=spec, device_budget=2**30
+        )
 
 
 # --- Failures and the command line ---------------------------------------------------------------

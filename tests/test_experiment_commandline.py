@@ -10,7 +10,7 @@ import tyro
 
 import jaxmeter as jm
 from jaxmeter import experiment
-from jaxmeter.experiment import choosing
+from jaxmeter.experiment.cli import variants
 
 BASE = experiment.Config(
     study="words",
@@ -24,8 +24,8 @@ BASE = experiment.Config(
 )
 
 
-def of(*words: str) -> list[choosing.Option]:
-    before, options = choosing.split(words)
+def of(*words: str) -> list[variants.Option]:
+    before, options = variants.split(words)
     assert before == []
     return options
 
@@ -48,14 +48,14 @@ def of(*words: str) -> list[choosing.Option]:
     ],
 )  # fmt: skip
 def test_variants_are_chosen_by_name(words, expected):
-    assert choosing.chosen(BASE, of(*words.split())) == (expected, [])
+    assert variants.chosen(BASE, of(*words.split())) == (expected, [])
 
 
 def test_other_options_are_left_as_they_were():
     words = ["--seed", "3", "--target", "cnn", "--target.filters", "8", "-1", "--known=4"]
-    _, left = choosing.chosen(BASE, of(*words))
+    _, left = variants.chosen(BASE, of(*words))
     assert [w for o in left for w in o.given] == [*words[:2], *words[4:]]
-    needy, _ = choosing.chosen(BASE, of("--target", "target-file"))
+    needy, _ = variants.chosen(BASE, of("--target", "target-file"))
     assert needy.target.path is tyro.MISSING and needy.target.head == ()
 
 
@@ -75,8 +75,8 @@ def test_other_options_are_left_as_they_were():
     ],
 )  # fmt: skip
 def test_axes_have_the_types_of_their_fields(words, expected):
-    given, others = choosing.apart(of(*words.split()))
-    found = choosing.swept(BASE, {"seed": (0, 1), "known": (10,)}, given)
+    given, others = variants.apart(of(*words.split()))
+    found = variants.swept(BASE, {"seed": (0, 1), "known": (10,)}, given)
     assert found == {"seed": (0, 1), "known": (10,), **expected} and others == []
     for name, values in expected.items():
         kinds = [type(value) for value in values]

@@ -17,9 +17,11 @@ from conftest import REPOSITORY
 
 import jaxmeter as jm
 from jaxmeter import experiment
-from jaxmeter.experiment import locks, remote, shipping, stages
-from jaxmeter.experiment.dispatch import Line, shared_stages
-from jaxmeter.experiment.store import Store
+from jaxmeter.experiment.runs import source, worker
+from jaxmeter.experiment.runs.schedule import Line, shared_stages
+from jaxmeter.experiment.stages import graph
+from jaxmeter.experiment.store import locks
+from jaxmeter.experiment.store.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore:the target warns")  # which it is to do
 
@@ -241,21 +243,21 @@ def test_stages_are_shared_as_the_store_shares_them(base, tmp_path):
 # --- The study's source, and other machines ------------------------------------------------------
 
 
-def errand(store: Path, **changes) -> remote.Errand:
+def errand(store: Path, **changes) -> worker.Errand:
     parts = {"roots": (), "files": ()}
     given = {"study": "fatal", "store": str(store), "token": None, "folder": os.getcwd()}
-    return remote.Errand(**given | {"shipment": shipping.Shipment(**parts)} | changes)
+    return worker.Errand(**given | {"shipment": source.Shipment(**parts)} | changes)
 
 
 def test_a_studys_source_is_known_where_it_is_not(base, tmp_path, monkeypatch):
-    packed = shipping.packed([base])
+    packed = source.packed([base])
     assert packed.roots == ("fatal_study",)
     assert [name for name, _, _ in packed.files] == ["fatal_study", "fatal_width"]
     before = list(sys.path)
     for name in ("fatal_study", "fatal_width"):
         monkeypatch.delitem(sys.modules, name)
     away = tuple((name, f"/away/{name}.py", content) for name, _, content in packed.files)
-    shipping.unpacked(replace(packed, files=away))
+    source.unpacked(replace(packed, files=away))
     there = sys.modules["fatal_study"]
     assert there is not fatal_study and not str(there.__file__).startswith(str(REPOSITORY))
     config = experiment.from_json(experiment.to_json(base))
@@ -276,8 +278,8 @@ def test_a_studys_source_is_known_where_it_is_not(base, tmp_path, monkeypatch):
 )
 def test_a_source_that_cannot_be_imported_says_why(name, content, message, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
-    shipment = shipping.Shipment(roots=(name,), files=((name, f"/away/{name}.py", content),))
-    outcome = remote.attempted("{}", "", errand(tmp_path, shipment=shipment), print)
+    shipment = source.Shipment(roots=(name,), files=((name, f"/away/{name}.py", content),))
+    outcome = worker.attempted("{}", "", errand(tmp_path, shipment=shipment), print)
     assert outcome is not None and outcome.state == "failed" and message in str(outcome.error)
 
 
@@ -288,34 +290,34 @@ def test_types_of_a_notebook_are_refused(base, monkeypatch):
     monkeypatch.setattr(Prompt, "__module__", "__main__")
     monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
     with pytest.raises(experiment.ConfigError, match="Put them into a file"):
-        shipping.packed([replace(base, target=Prompt(folder=Path()))])
+        source.packed([replace(base, target=Prompt(folder=Path()))])
 
 
 def test_a_worker_refuses_another_store_and_other_code(base, tmp_path):
     base = replace(base, target=fatal_study.Fatal(folder=tmp_path))
-    text, code, posts = experiment.to_json(base), stages.code(base), []
+    text, code, posts = experiment.to_json(base), graph.code(base), []
 
     def post(*words):
         posts.append(words)
 
-    strange = remote.attempted(text, code, errand(tmp_path, token="locks/sweep-1"), post)
+    strange = worker.attempted(text, code, errand(tmp_path, token="locks/sweep-1"), post)
     assert strange is not None and "is not the sweep's store" in str(strange.error)
-    other = remote.attempted(text, "0" * 64, errand(tmp_path), post)
+    other = worker.attempted(text, "0" * 64, errand(tmp_path), post)
     assert other is not None and "other code than the sweep" in str(other.error)
     assert not posts
     with locks.locked(Store(tmp_path).lock("runs", experiment.name_of(base))):
-        assert remote.attempted(text, code, errand(tmp_path), post) is None
-    done = remote.attempted(text, code, errand(tmp_path), post)
+        assert worker.attempted(text, code, errand(tmp_path), post) is None
+    done = worker.attempted(text, code, errand(tmp_path), post)
     assert done is not None and done.state == "done"
     assert ("records", 0, 1) in posts and ("metrics", 1, 1) in posts
 
 
 def test_processes_that_share_a_machine_are_told_their_share():
-    cpu = remote.environment(0.5, 0, {"KERAS_BACKEND": "jax", "SECRET": "x"})
+    cpu = worker.environment(0.5, 0, {"KERAS_BACKEND": "jax", "SECRET": "x"})
     assert cpu == {"PJRT_NPROC": "1", "JAX_PLATFORMS": "cpu", "KERAS_BACKEND": "jax"}
-    assert remote.environment(4, 1, {"JAX_PLATFORMS": "cpu"}) == {"PJRT_NPROC": "4"}
+    assert worker.environment(4, 1, {"JAX_PLATFORMS": "cpu"}) == {"PJRT_NPROC": "4"}
     asked = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.2", "PJRT_NPROC": "3"}
-    assert remote.environment(1, 0.25, asked) == asked
+    assert worker.environment(1, 0.25, asked) == asked
 
 
 # --- SLURM ---------------------------------------------------------------------------------------

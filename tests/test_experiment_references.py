@@ -13,12 +13,15 @@ import pytest
 
 import jaxmeter as jm
 from jaxmeter import experiment
-from jaxmeter.experiment import Mlp, ShadowModels, dispatch, finished, launch, reopening, results
-from jaxmeter.experiment.runs import attempt
+from jaxmeter.experiment import Mlp, ShadowModels, results
+from jaxmeter.experiment.results import finished
+from jaxmeter.experiment.results import reports as run_reports
+from jaxmeter.experiment.runs import schedule, sweep
+from jaxmeter.experiment.runs.run import attempt
 from jaxmeter.metrics import MetricWarning
+from jaxmeter.prng import stream
 from jaxmeter.reference import NetworkConfig
 from jaxmeter.shadow import RecipeConfig, of_file
-from jaxmeter.streams import stream
 
 REFERENCES = ShadowModels(k=6, recipe=RecipeConfig(epochs=4, learning_rate=1e-2))
 CALIBRATED = ("attack:LiRA", "attack:RMIA")
@@ -158,7 +161,7 @@ def test_the_spread_is_there_when_a_run_is_opened_again(done: Path):
     assert "values" not in json.dumps(run.attacks), "a table needs no more than mean and deviation"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MetricWarning)
-        report = reopening.report(run)
+        report = run_reports.report(run)
         facts = report.facts()
     for row in facts["attacks"]:
         del row["seconds"]
@@ -223,7 +226,7 @@ def test_configs_are_plain_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         computed.append(config)
         return experiment.Outcome(run=config.study, state="done")
 
-    monkeypatch.setattr(launch, "attempt", noted)
+    monkeypatch.setattr(sweep, "attempt", noted)
     experiment.main(bare, {}, ["sweep", "--store", str(tmp_path), *words, *small])
     (found,) = computed
     assert found.references == ShadowModels(k=8, recipe=RecipeConfig(epochs=1))
@@ -279,7 +282,7 @@ def test_models_that_cannot_be_trained_are_refused(store: Path):
 def test_runs_that_share_models_wait_for_them():
     base = make_config()
     stages = [
-        dispatch.shared_stages(config)
+        schedule.shared_stages(config)
         for config in (
             base,
             replace(base, known=30),

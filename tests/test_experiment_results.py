@@ -20,13 +20,17 @@ from markdown_it import MarkdownIt
 from stores import ATTACKS, finished_run, rows, run_name, small_study
 
 from jaxmeter import experiment
-from jaxmeter.experiment import finished, reopening, results, showing
-from jaxmeter.experiment.columns import varying
-from jaxmeter.experiment.events import TAGS
-from jaxmeter.experiment.locks import locked
-from jaxmeter.experiment.mirror import Mirror
-from jaxmeter.experiment.tables import compared
-from jaxmeter.experiment.writing import FORMAT
+from jaxmeter.experiment import results
+from jaxmeter.experiment.cli import results as showing
+from jaxmeter.experiment.results import finished
+from jaxmeter.experiment.results import reports as run_reports
+from jaxmeter.experiment.results.tables import compared
+from jaxmeter.experiment.results.tensorboard import TAGS
+from jaxmeter.experiment.results.tidy_table import varying
+from jaxmeter.experiment.store.files import FORMAT
+from jaxmeter.experiment.store.locks import locked
+from jaxmeter.experiment.store.remote import Mirror
+from jaxmeter.experiment.store.store import StoreWarning
 from jaxmeter.metrics import evaluate
 
 
@@ -168,7 +172,7 @@ def test_a_change_in_place_with_the_old_times_and_size_is_noticed(store: Path):
         opened.write(content.replace(b'"negative loss"', b'"negative lass"'))
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
-    with pytest.warns(finished.StoreWarning, match=f"{run.name}: summary.json was changed"):
+    with pytest.warns(StoreWarning, match=f"{run.name}: summary.json was changed"):
         assert len(aucs(store)) == 17
 
 
@@ -177,7 +181,7 @@ def test_swapped_folders_are_noticed(store: Path):
     one.rename(store / "aside")
     other.rename(one)
     (store / "aside").rename(other)
-    with pytest.warns(finished.StoreWarning, match="2 damaged.*was renamed"):
+    with pytest.warns(StoreWarning, match="2 damaged.*was renamed"):
         assert len(aucs(store)) == 16
 
 
@@ -234,7 +238,7 @@ def test_a_damaged_run_is_named_and_the_others_go_on(store: Path, file: str, con
         (run / file).unlink()
     else:
         (run / file).write_bytes(content)
-    with pytest.warns(finished.StoreWarning, match=f"1 damaged.*{run.name}: .*{said}"):
+    with pytest.warns(StoreWarning, match=f"1 damaged.*{run.name}: .*{said}"):
         table = results.tidy(store)
     assert len(table) == 17 * 3 and run.name not in table["run"].to_pylist()
 
@@ -245,8 +249,8 @@ def test_results_that_were_changed_make_no_report_and_no_events(store: Path, tmp
     assert len(results.tidy(store)) == 54, "the table has its own file"
     (damaged,) = [r for r in finished.runs(store).finished if r.name == run.name]
     with pytest.raises(finished.DamagedRun, match="results.json was changed"):
-        reopening.report(damaged)
-    with pytest.warns(finished.StoreWarning, match=f"{run.name} has no event files: results.json"):
+        run_reports.report(damaged)
+    with pytest.warns(StoreWarning, match=f"{run.name} has no event files: results.json"):
         assert len(results.write_events(store, "sizes", tmp_path)) == 17
 
 
@@ -254,7 +258,7 @@ def test_a_newer_format_says_so(store: Path):
     run = a_run(store)
     changed(run, "summary.json", format=FORMAT + 1)
     said = f"format {FORMAT + 1}, and this jaxmeter reads {FORMAT}"
-    with pytest.warns(finished.StoreWarning, match=said):
+    with pytest.warns(StoreWarning, match=said):
         results.tidy(store)
 
 
@@ -438,11 +442,11 @@ def test_figures_are_the_same_bytes_every_time(study: Path, tmp_path: Path):
 
 
 def test_roc_curves_are_means_and_bands_of_the_seeds(study: Path):
-    from jaxmeter.experiment.curves import Family, roc_figure
+    from jaxmeter.experiment.results.figures import Family, roc_figure
 
     runs = [run for run in finished.runs(study).finished if run.fields["data.known"] == 1000]
     runs = [run for run in runs if run.fields["target.layer"] == "b"]
-    found = [reopening.attack_result(run, "learned") for run in runs]
+    found = [run_reports.attack_result(run, "learned") for run in runs]
     figure = roc_figure({"learned": [Family("one", found)]})
     (ax,) = figure.axes
     fpr, tpr = ax.lines[0].get_data()
@@ -458,7 +462,7 @@ def test_roc_curves_are_means_and_bands_of_the_seeds(study: Path):
 
 
 def test_a_metric_stands_over_the_values_that_were_swept(study: Path):
-    from jaxmeter.experiment.curves import metric_figure
+    from jaxmeter.experiment.results.figures import metric_figure
 
     table = results.tidy(study)
     by = ("data.known", "target.layer", "attack")
@@ -478,7 +482,7 @@ def test_a_metric_stands_over_the_values_that_were_swept(study: Path):
 
 def test_a_run_without_its_scores_is_left_out_of_figures(store: Path, tmp_path: Path):
     (a_run(store) / "scores.npz").write_bytes(b"")
-    with pytest.warns(finished.StoreWarning, match="1 damaged.*scores.npz was changed"):
+    with pytest.warns(StoreWarning, match="1 damaged.*scores.npz was changed"):
         assert results.plot(store, "sizes", out=tmp_path, metrics=["auc"], attacks=["learned"])
 
 
@@ -487,7 +491,7 @@ def test_a_run_without_its_scores_is_left_out_of_figures(store: Path, tmp_path: 
 
 def test_a_run_reopened_is_the_report_it_was(study: Path):
     run = finished.runs(study).finished[0]
-    report = reopening.report(run)
+    report = run_reports.report(run)
     stored = json.loads((run.folder / "results.json").read_text())
     facts = report.facts()
     for name in ("parts", "notes"):
@@ -664,7 +668,7 @@ def test_a_sweep_is_shown_by_its_study_s_commands(tmp_path: Path, capsys):
     assert table["known"].to_pylist() == [20, 20, 40, 40]
     assert table["known_members"].to_pylist() == [4, 20, 8, 40]
     for run in finished.runs(tmp_path, "tiny").finished:
-        report = reopening.report(run)
+        report = run_reports.report(run)
         stored = json.loads((run.folder / "results.json").read_text())
         facts = report.facts()
         for row in facts["attacks"]:

@@ -21,8 +21,11 @@ import pytest
 
 import jaxmeter as jm
 from jaxmeter import experiment
-from jaxmeter.experiment import locks, results, runs, upkeep, writing
-from jaxmeter.experiment.store import MARK, Store, StoreError
+from jaxmeter.experiment import results
+from jaxmeter.experiment.runs import maintenance, run
+from jaxmeter.experiment.store import locks
+from jaxmeter.experiment.store.files import FORMAT, sealed
+from jaxmeter.experiment.store.store import MARK, Store, StoreError
 
 SAME = ("config.json", "results.json", "summary.json", "scores.npz")
 
@@ -203,7 +206,7 @@ def test_damage_is_noticed_said_and_computed_again(damage, config, tmp_path):
     assert found
     shutil.rmtree(folder)  # else it is finished and nothing of the cache is looked at
     # The same process, which has read these entries before, and one that has not.
-    made = runs.attempt(config, Store(tmp_path, said.append) if damage is edited else store)
+    made = run.attempt(config, Store(tmp_path, said.append) if damage is edited else store)
     assert made.computed and files(folder) == expected
     assert len(said) == len(found) and "is damaged and is computed again" in said[0]
     assert experiment.verify(store) == ()
@@ -217,7 +220,7 @@ def test_a_finished_run_that_was_edited_is_put_together_again(config, tmp_path):
     expected = files(folder)
     for name in (*SAME, "status.json"):
         (folder / name).write_bytes((folder / name).read_bytes().replace(b"1", b"2") + b" ")
-        made = runs.attempt(config, store)
+        made = run.attempt(config, store)
         assert made.state == "done" and not made.computed and len(made.cached) == 6
         assert files(folder) == expected
     assert any("was changed since it was written" in text for text in said)
@@ -238,14 +241,14 @@ def test_a_run_in_the_place_of_another_is_not_taken_for_it(config, tmp_path):
 def of_format(store: Path, found: object) -> None:
     """Makes a store one of another format, as it would lie there."""
     mark = {"tool": "jaxmeter", "format": found}
-    (store / MARK).write_bytes(writing.sealed(mark))
+    (store / MARK).write_bytes(sealed(mark))
 
 
 def of_the_first_format(store: Path, _: object) -> None:
     """Makes a store one of before there was a store.json."""
     (store / MARK).unlink()
     for path in (*store.glob("runs/*/*.json"), *store.glob("stages/*/*/entry.json")):
-        path.write_text(path.read_text().replace(f'"format": {writing.FORMAT}', '"format": 1'))
+        path.write_text(path.read_text().replace(f'"format": {FORMAT}', '"format": 1'))
 
 
 USES = {
@@ -263,12 +266,12 @@ USES = {
 
 @pytest.mark.parametrize(
     ("change", "found"),
-    [(of_the_first_format, 1), (of_format, writing.FORMAT + 1), (of_format, "?")],
+    [(of_the_first_format, 1), (of_format, FORMAT + 1), (of_format, "?")],
 )
 def test_a_store_of_another_format_is_refused_and_left_as_it_is(change, found, config, tmp_path):
     store = tmp_path / "store"
     experiment.run(config, store)
-    assert json.loads((store / MARK).read_text())["format"] == writing.FORMAT
+    assert json.loads((store / MARK).read_text())["format"] == FORMAT
     change(store, found)
     before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
     said = rf"^the store {re.escape(str(store))} has format {re.escape(str(found))}, .*: name a new"
@@ -285,13 +288,13 @@ def test_a_store_of_another_format_at_a_url_is_refused(config, tmp_path, monkeyp
     url, root = f"memory://{tmp_path.name}/store", f"/{tmp_path.name}/store"
     experiment.run(config, url)
     there = fsspec.filesystem("memory")
-    assert json.loads(there.cat_file(f"{root}/{MARK}"))["format"] == writing.FORMAT
+    assert json.loads(there.cat_file(f"{root}/{MARK}"))["format"] == FORMAT
     assert experiment.verify(url) == () and len(experiment.status("small", url)) == 1
     there.rm_file(f"{root}/{MARK}")
     assert len(experiment.status("small", url)) == 1  # what it holds says it
     for path in there.find(root):
         old = there.cat_file(path)
-        there.pipe_file(path, old.replace(f'"format": {writing.FORMAT}'.encode(), b'"format": 1'))
+        there.pipe_file(path, old.replace(f'"format": {FORMAT}'.encode(), b'"format": 1'))
     for name in ("cache", "another machine"):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
         for use in (USES["run"], USES["status"], USES["tidy"]):
@@ -310,7 +313,7 @@ def test_a_store_json_that_is_damaged_or_gone_is_named_and_written_again(config,
         assert results.tidy(tmp_path, "small").num_rows == 2
         assert [outcome.state for outcome in experiment.status("small", tmp_path)] == ["done"]
         shutil.rmtree(folder)
-        assert not runs.attempt(config, tmp_path).computed
+        assert not run.attempt(config, tmp_path).computed
         assert (tmp_path / MARK).read_bytes() == mark and experiment.verify(tmp_path) == ()
 
 
@@ -382,7 +385,7 @@ def test_a_file_system_without_locks_is_refused(config, tmp_path, monkeypatch):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(locks.fcntl, "flock", flock)
-    made = runs.attempt(config, tmp_path)
+    made = run.attempt(config, tmp_path)
     assert made.state == "failed" and "has no locks (Function not imp" in str(made.error)
     assert not list(tmp_path.glob("stages/*/*"))
 
@@ -405,10 +408,10 @@ def test_gc_lists_and_removes_what_no_kept_run_refers_to(config, tmp_path):
             experiment.gc(store, keep=[kept.name], remove=True)
     assert experiment.gc(store, keep=[kept.name], remove=True) == useless
     assert not any(path.exists() for path in useless) and other.is_dir()
-    assert len(list(upkeep.entries(store))) == 6
+    assert len(list(maintenance.entries(store))) == 6
     before = files(other)
     shutil.rmtree(other)
-    assert len(runs.attempt(replace(config, known=20), store).computed) == 3
+    assert len(run.attempt(replace(config, known=20), store).computed) == 3
     assert files(other) == before
 
 
@@ -421,13 +424,13 @@ def test_a_store_can_be_moved_and_its_name_does_not_matter(config, tmp_path, mon
     first = experiment.run(config, tmp_path / "a store, é")
     expected = files(first)
     moved = (tmp_path / "a store, é").rename(tmp_path / "elsewhere")
-    again = runs.attempt(config, moved)
+    again = run.attempt(config, moved)
     assert (again.state, again.computed, again.cached) == ("done", (), ())
     shutil.rmtree(moved / "runs" / first.name)
-    assert runs.attempt(config, moved).computed == () and experiment.verify(moved) == ()
+    assert run.attempt(config, moved).computed == () and experiment.verify(moved) == ()
     assert files(moved / "runs" / first.name) == expected
     there = f"file://{tmp_path}/at a URL"
-    assert runs.attempt(config, Path(there)).state == "done"
+    assert run.attempt(config, Path(there)).state == "done"
     assert files(tmp_path / "at a URL" / "runs" / first.name) == expected
 
 
@@ -454,15 +457,15 @@ def test_a_store_at_a_url_is_shared_by_working_copies(config, tmp_path, monkeypa
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
 
     here("one")
-    first = runs.attempt(config, url)
+    first = run.attempt(config, url)
     assert len(first.computed) == 6
     expected = files(experiment.opened(url).runs / first.run)
     here("two")  # another machine: the run is there, nothing is computed
-    again = runs.attempt(config, url)
+    again = run.attempt(config, url)
     assert (again.run, again.state, again.computed, again.cached) == (first.run, "done", (), ())
     assert files(experiment.opened(url).runs / first.run) == expected
     here("three")  # a run beside it shares what it can
-    assert len(runs.attempt(replace(config, known=20), Path(url)).computed) == 3
+    assert len(run.attempt(replace(config, known=20), Path(url)).computed) == 3
     here("four")
     assert [outcome.state for outcome in experiment.status("small", url)] == ["done", "done"]
 
@@ -474,14 +477,14 @@ def test_a_store_at_a_url_is_shared_by_working_copies(config, tmp_path, monkeypa
     there.rm(f"{root}/runs/{first.run}", recursive=True)
     said: list[str] = []
     store = experiment.opened(url, said.append)
-    again = runs.attempt(config, store)
+    again = run.attempt(config, store)
     assert again.computed == ("records", "signals") and len(again.cached) == 4
     assert files(store.runs / first.run) == expected
     assert len(said) == 1 and "is damaged and is computed again" in said[0]
 
     here("six")  # what was broken off or damaged there is whole again
     there.rm(f"{root}/runs", recursive=True)
-    assert len(runs.attempt(config, url).cached) == 6
+    assert len(run.attempt(config, url).cached) == 6
 
     there.rm(f"{root}/runs", recursive=True)  # stopped between its end and the upload
-    assert runs.attempt(config, url).cached == () and there.exists(f"{root}/runs/{first.run}")
+    assert run.attempt(config, url).cached == () and there.exists(f"{root}/runs/{first.run}")

@@ -11,7 +11,7 @@ from jax import lax
 
 import jaxmeter as jm
 from helpers import assert_close, equations, reference_gradients
-from jaxmeter.factors import (
+from jaxmeter.gradients.factors import (
     Outer,
     Products,
     Rows,
@@ -19,7 +19,7 @@ from jaxmeter.factors import (
     ghost_is_cheaper,
     ghost_norm,
 )
-from jaxmeter.gradients import of_loss
+from jaxmeter.gradients.per_example import of_loss
 
 DTYPES = {"float32": 1e-5, "bfloat16": 5e-2}
 
@@ -212,7 +212,7 @@ LOOKUPS = {
 @pytest.mark.parametrize("lookup", LOOKUPS)
 @pytest.mark.parametrize("few", [0, 256], ids=["sorted", "pairs"])
 def test_tables_equal_vmap_of_grad(lookup, few, monkeypatch):
-    monkeypatch.setattr("jaxmeter.factors._FEW_LOOKUPS", few)
+    monkeypatch.setattr("jaxmeter.gradients.factors._FEW_LOOKUPS", few)
     jax.clear_caches()
     target = embedding(LOOKUPS[lookup])
     x = np.array([[0, 1, 1, 8, 1, 0], [3, 3, 3, 3, 3, 3], [5, 12, 2, -1, 12, 5]], "int32")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import jaxmeter as jm
 from helpers import assert_close, linear_target, mlp_target, reference_gradients
-from jaxmeter.gradients import cross_entropy, of_loss
+from jaxmeter.gradients.per_example import cross_entropy, of_loss
 
 
 def test_softmax_regression_has_the_closed_form_gradient():

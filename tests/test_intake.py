@@ -13,7 +13,7 @@ from keras import layers as L
 
 import jaxmeter as jm
 from helpers import assert_close
-from jaxmeter import gradients
+from jaxmeter.gradients import factors, per_example
 from jaxmeter.intake import load_target
 
 # --- parity, kind by kind -----------------------------------------------------------------------
@@ -285,10 +285,10 @@ def test_nothing_is_left_on_the_model():
 
 def test_dense_gradients_stay_factored():
     target = load_target(MODELS["dense"]())
-    _, _, found = gradients.of_loss(target, jnp.ones(5), jnp.array(1), target.spec.variables)
+    _, _, found = per_example.of_loss(target, jnp.ones(5), jnp.array(1), target.spec.variables)
     kernels = [g for name, g in found.items() if name.endswith("kernel")]
     assert len(kernels) == 3
-    assert all(isinstance(g, gradients.Outer) for g in kernels)
+    assert all(isinstance(g, factors.Outer) for g in kernels)
 
 
 def test_stacked_targets_and_one_trace():

@@ -12,14 +12,16 @@ import pytest
 from rich.console import Console
 
 import jaxmeter as jm
-from jaxmeter import layer_figures, page
-from jaxmeter.calibrated_inference import by_place, stacked
-from jaxmeter.layer_ranking import READS, measured_layers
-from jaxmeter.layer_results import LayerMap, LayerSignal
+from jaxmeter.attacks.interface import SeenBy
+from jaxmeter.attacks.white_box import by_place, stacked
+from jaxmeter.auditing.layers import READS, measured_layers
+from jaxmeter.auditing.references import seen_by
 from jaxmeter.metrics import MetricWarning
-from jaxmeter.parts import SeenBy
 from jaxmeter.reference import ReferenceWarning
-from jaxmeter.referenced import seen_by
+from jaxmeter.report import page
+from jaxmeter.report.figures.layers import MARKERS
+from jaxmeter.report.layer_map import LayerMap
+from jaxmeter.report.result import LayerSignal
 from jaxmeter.shadow import RecipeConfig, of_functions
 
 D, HIDDEN, CLASSES, N, K = 30, 16, 3, 150, 8
@@ -394,7 +396,7 @@ def test_the_figure_has_a_mark_for_every_signal(count):
     found = some_map(np.linspace(0, 2, count), 30, seed=0, layers=names)
     figure = found.figure()
     (ax,) = figure.axes
-    marks = [line for line in ax.lines if line.get_marker() == layer_figures.MARKERS["gradient"]]
+    marks = [line for line in ax.lines if line.get_marker() == MARKERS["gradient"]]
     assert len(marks) == count
     filled = sum(line.get_markerfacecolor() != "none" for line in marks)
     assert filled == len(found.candidates)

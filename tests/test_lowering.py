@@ -11,9 +11,9 @@ from jax import lax
 
 import jaxmeter as jm
 from helpers import assert_close, equations, reference_gradients, skip_where_xla_lacks
-from jaxmeter.convolutions import Case, form_of
+from jaxmeter.jaxpr.convolutions import Case, form_of
 from jaxmeter.jaxpr.equations import convolution_of
-from jaxmeter.lowering import lowered
+from jaxmeter.jaxpr.lowering import lowered
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 

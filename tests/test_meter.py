@@ -16,12 +16,13 @@ from scipy.special import expit
 
 import jaxmeter as jm
 from helpers import assert_close, reference_gradients
-from jaxmeter import meter, risk_figures
-from jaxmeter.data import DataWarning, content_ids
-from jaxmeter.gradients import cross_entropy
+from jaxmeter import meter
+from jaxmeter.data.records import DataWarning, content_ids
+from jaxmeter.gradients.per_example import cross_entropy
 from jaxmeter.meter.handlers import without
 from jaxmeter.meter.layers import numbered, spec_of
 from jaxmeter.metrics import evaluate
+from jaxmeter.report.figures import gradient_norms
 
 N, D, CLASSES = 240, 10, 4  # members, and as many non-members
 EPOCHS = 8
@@ -305,7 +306,7 @@ def test_gradient_norms_are_of_all_variables_and_all_records(case, tested):
     np.testing.assert_allclose(norm, np.sqrt(squares), rtol=1e-3, atol=1e-7)
     bias = np.linalg.norm(truth["out/bias"], axis=1)
     assert np.median(norm / bias) > 1.5
-    drawn = risk_figures.norms_by_label(norm, tested.test.y, tested.test.is_member)
+    drawn = gradient_norms.norms_by_label(norm, tested.test.y, tested.test.is_member)
     assert sum(label.n for label in drawn) == tested.test.is_member.sum()
 
 

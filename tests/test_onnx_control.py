@@ -7,7 +7,7 @@ import onnx.parser
 import pytest
 
 from helpers import assert_close, equations
-from jaxmeter.intake.onnx_graph import UnsupportedOperator, parse, run
+from jaxmeter.intake.onnx.graph import UnsupportedOperator, parse, run
 from jaxmeter.jaxpr.equations import scan_of
 
 

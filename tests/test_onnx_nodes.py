@@ -9,7 +9,7 @@ import onnx_cases
 import pytest
 from onnx_cases import OPERATORS, QUICK, Case, claimed, evaluate
 
-from jaxmeter.intake.onnx_graph import parse
+from jaxmeter.intake.onnx.graph import parse
 
 
 def test_the_page_lists_what_is_claimed():

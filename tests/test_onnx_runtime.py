@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from jaxmeter.intake.onnx_graph import parse, run
+from jaxmeter.intake.onnx.graph import parse, run
 
 runtime = pytest.importorskip("onnxruntime")
 

@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import jaxmeter as jm
-from jaxmeter import cli, text_lines
-from jaxmeter.privacy_meter_text import known_among, read_rows
+from jaxmeter import cli
+from jaxmeter.data import text_rows
+from jaxmeter.data.privacy_meter import known_among, read_rows
 
 QUICK = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -84,7 +85,7 @@ def test_what_is_written_reads_back(tmp_path_factory, data):
 
 
 def test_bytes_stay_bytes_and_many_blocks_are_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_lines, "BLOCK", 1000)
+    monkeypatch.setattr(text_rows, "BLOCK", 1000)
     random = np.random.default_rng(0)
     x = random.integers(0, 256, (300, 4, 4, 3), dtype=np.uint8)
     records = jm.Records(x, np.arange(300) % 7, np.arange(300) % 3 == 0)
@@ -134,7 +135,7 @@ def test_known_among_compares_numbers_and_label():
     ],
 )
 def test_a_bad_line_is_named_by_number(tmp_path, monkeypatch, bad, complaint, block):
-    monkeypatch.setattr(text_lines, "BLOCK", block)
+    monkeypatch.setattr(text_rows, "BLOCK", block)
     lines = [f"{i},{i + 1};{i % 3}" for i in range(30)]
     lines[17] = bad
     (tmp_path / "d.txt").write_text("\n".join(lines) + "\n\n")

@@ -166,7 +166,7 @@ def test_order_of_models_and_records_and_blocks_change_nothing(name, monkeypatch
     k, n = random.permutation(K), random.permutation(N)
     moved = SCORES[name](observed[n], references[k][:, n], was_member[k][:, n])
     np.testing.assert_allclose(moved, plain[n], rtol=1e-9, atol=1e-12)
-    monkeypatch.setattr("jaxmeter.reference.cells._BLOCK", 1)
+    monkeypatch.setattr("jaxmeter.reference.inputs._BLOCK", 1)
     blocked = SCORES[name](observed, references, was_member)
     np.testing.assert_allclose(blocked, plain, rtol=1e-12, atol=1e-14)
 

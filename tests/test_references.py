@@ -10,11 +10,10 @@ import pytest
 from rich.console import Console
 
 import jaxmeter as jm
-from jaxmeter.catalogue import Part
-from jaxmeter.data import content_ids
-from jaxmeter.parts import SeenBy
+from jaxmeter.attacks.interface import Part, SeenBy
+from jaxmeter.auditing.references import membership_of, seen_by, trained
+from jaxmeter.data.records import content_ids
 from jaxmeter.reference import ReferenceWarning
-from jaxmeter.referenced import membership_of, seen_by, trained
 from jaxmeter.shadow import RecipeConfig, of_functions
 
 N, D, CLASSES = 240, 30, 3

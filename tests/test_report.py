@@ -14,11 +14,21 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from sklearn.datasets import load_digits
 
-from jaxmeter import facts, figures, findings, folder, page, risk_figures, verdict
-from jaxmeter.catalogue import Epoch
-from jaxmeter.data import Records
+from jaxmeter.attacks.interface import Epoch
+from jaxmeter.data.records import Records
+from jaxmeter.meter.figures import Run, comparison_figure
 from jaxmeter.metrics import MetricWarning, evaluate
-from jaxmeter.report import Budget, Report, Row, check_folder
+from jaxmeter.report import facts, findings, folder, page, verdict
+from jaxmeter.report.figures import gradient_norms
+from jaxmeter.report.figures import roc as figures_roc
+from jaxmeter.report.figures.classes import class_figure, class_scores_figure
+from jaxmeter.report.figures.exposed import exposed_figure, is_images
+from jaxmeter.report.figures.history import history_figure
+from jaxmeter.report.figures.roc import roc_figure
+from jaxmeter.report.figures.scores import histogram_figure
+from jaxmeter.report.report import Report, check_folder
+from jaxmeter.report.result import Budget, Row
+from jaxmeter.report.wording import percent, percents
 from jaxmeter.target import Source, TargetSpec
 
 NASTY = 'learned: <b>dense_3</b> & "grad" of $k$ [bold]x[/bold]'
@@ -121,9 +131,9 @@ def test_table_shows_every_figure_and_says_what_cannot_be_resolved(report, width
     for row in report.rows:
         low, high = row.result.auc_interval()
         assert f"{row.result.auc:.3f}" in text and f"{low:.3f}–{high:.3f}" in text
-        assert findings.percent(row.result.accuracy) in text
-        assert findings.percent(row.result.tpr_at(0.01)) in text
-        assert findings.percents(row.result.tpr_interval(0.01)) in text
+        assert percent(row.result.accuracy) in text
+        assert percent(row.result.tpr_at(0.01)) in text
+        assert percents(row.result.tpr_interval(0.01)) in text
     assert text.count("needs 1,000") == len(report.rows)
     assert "449 held-out members and 449 non-members" in " ".join(text.split())
     assert "[bold]x[/bold]" in "".join(text.split())  # names are not markup
@@ -328,7 +338,7 @@ def test_page_shows_the_numbers_of_the_results(report, saved):
     low, high = top.auc_interval()
     assert f"probability {top.auc:.3f} (the AUC; 95% interval {low:.3f} to {high:.3f}" in text
     found = round(top.tpr_at(0.01) * 449)
-    assert f"identifies {findings.percent(top.tpr_at(0.01))} of the members ({found} of 449" in text
+    assert f"identifies {percent(top.tpr_at(0.01))} of the members ({found} of 449" in text
     assert text.count("needs 1,000 non-members") == len(report.rows)
 
 
@@ -358,19 +368,19 @@ def test_odd_reports_are_written_too(kind, n, strengths, tmp_path):
 
 
 def test_roc_lines_are_the_results_curves(report):
-    (ax,) = figures.roc_figure(report).axes
+    (ax,) = roc_figure(report).axes
     for line, row in zip(ax.lines, report.rows, strict=False):
         roc = row.result.roc()
         np.testing.assert_array_equal(line.get_xdata(), roc.fpr)
         np.testing.assert_array_equal(line.get_ydata(), roc.tpr)
         assert line.get_drawstyle() == "steps-post"  # at f: the last point with FPR <= f
     assert len(ax.lines) == len(report.rows) + 1
-    styles = figures._styles(report)
+    styles = figures_roc._styles(report)
     assert len({str(style) for style in styles.values()}) == len(report.rows)
 
 
 def test_histograms_hold_every_record(report):
-    axes = [ax for ax in figures.histogram_figure(report).axes if ax.get_visible()]
+    axes = [ax for ax in histogram_figure(report).axes if ax.get_visible()]
     assert len(axes) == len(report.rows)
     for ax in axes:
         filled = [p for p in ax.patches if p.get_fill()]
@@ -388,7 +398,7 @@ def test_classes_against_brute_force(report):
         outside = scores[~held.is_member & (held.y == risk.label)]
         assert risk.auc == pytest.approx(np.mean(inside[:, None] > outside), abs=1e-12)
         assert (risk.n_members, risk.n_nonmembers) == (len(inside), len(outside))
-    (ax,) = figures.class_figure(report).axes
+    (ax,) = class_figure(report).axes
     np.testing.assert_array_equal(ax.lines[0].get_xdata(), sorted(risk.auc for risk in risks))
 
 
@@ -408,9 +418,9 @@ def test_exposed_records_are_the_highest_with_the_truth(report):
         assert record.is_member == is_member[record.row]
         assert record.record == report.held_index[record.row]
         assert record.label == report.held.y[record.row]
-    titles = [ax.get_title() for ax in figures.exposed_figure(report).axes]
+    titles = [ax.get_title() for ax in exposed_figure(report).axes]
     assert [("false alarm" in t) for t in titles] == [not r.is_member for r in records]
-    shown = figures.exposed_figure(report).axes[0].images[0].get_array()
+    shown = exposed_figure(report).axes[0].images[0].get_array()
     np.testing.assert_allclose(shown, report.held.x[records[0].row] / 16, atol=1e-6)
 
 
@@ -423,16 +433,16 @@ def test_which_records_are_pictures(shape, dtype, ok):
     x = np.random.default_rng(0).integers(0, 2, (898, *shape)).astype(dtype)
     base = make_report("tabular")
     report = make_report("tabular", held=Records(x, base.held.y, base.held.is_member))
-    assert figures.is_images(x) == ok
+    assert is_images(x) == ok
     if ok:
-        assert isinstance(figures.exposed_figure(report), Figure)
+        assert isinstance(exposed_figure(report), Figure)
     else:
         with pytest.raises(ValueError, match="no picture"):
-            figures.exposed_figure(report)
+            exposed_figure(report)
 
 
 def test_history_is_the_rows_history(report):
-    losses, aucs = figures.history_figure(report).axes
+    losses, aucs = history_figure(report).axes
     history = report.rows[1].history
     assert losses.lines[0].get_ydata().tolist() == [epoch.loss for epoch in history]
     assert losses.lines[1].get_ydata().tolist() == [epoch.select_loss for epoch in history]
@@ -441,7 +451,7 @@ def test_history_is_the_rows_history(report):
 
 def test_class_panels_count_every_record_of_the_best_attack(report):
     top = findings.best(report).result
-    drawn = risk_figures.class_scores_figure(top.scores, report.held.y, report.held.is_member)
+    drawn = class_scores_figure(top.scores, report.held.y, report.held.is_member)
     panels = [ax for ax in drawn.axes if ax.get_visible()]
     assert len(panels) == 10
     for label, ax in enumerate(panels):
@@ -461,7 +471,7 @@ def test_gradient_norms_by_label_are_geometric_means_with_intervals(tmp_path):
     norms = np.exp(np.random.default_rng(0).normal(size=120) + 2.0 * y)
     norms[0] = 0.0  # a record whose gradient vanished is counted, but has no logarithm
     for of in (is_member, ~is_member):
-        for found in risk_figures.norms_by_label(norms, y, of):
+        for found in gradient_norms.norms_by_label(norms, y, of):
             mine = norms[(y == found.label) & of]
             logs = np.log(mine[mine > 0])
             error = 1.959964 * logs.std(ddof=1) / np.sqrt(logs.size)
@@ -479,15 +489,13 @@ def test_gradient_norms_by_label_are_geometric_means_with_intervals(tmp_path):
     saved = make_report(n=60, rows=(*base.rows, row), held=held).save(tmp_path / "r")
     assert (saved / "figures" / "gradient_norms.png").exists()
     assert "Gradient norms by label" in (saved / "report.html").read_text("utf-8")
-    lonely = risk_figures.norms_by_label(norms[:1], y[:1], np.ones(1, bool))[0]
+    lonely = gradient_norms.norms_by_label(norms[:1], y[:1], np.ones(1, bool))[0]
     assert lonely.n == 1 and np.isnan(lonely.mean)
 
 
 def test_several_runs_are_compared_by_their_own_figures(report):
-    runs = [
-        risk_figures.Run(f"run {i}", row.result, (1.0, 0.8)) for i, row in enumerate(report.rows)
-    ]
-    (ax,) = risk_figures.comparison_figure(runs).axes
+    runs = [Run(f"run {i}", row.result, (1.0, 0.8)) for i, row in enumerate(report.rows)]
+    (ax,) = comparison_figure(runs).axes
     aucs, accuracies, inside, _ = (line.get_xdata() for line in ax.lines[:4])
     assert aucs.tolist() == [run.result.auc for run in runs]
     assert accuracies.tolist() == [run.result.accuracy for run in runs]

@@ -38,13 +38,13 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2  # noqa: E4
 from tensorflow.python.client import pywrap_tf_session  # noqa: E402
 from tf_keras.protobuf import saved_metadata_pb2  # noqa: E402
 
-from jaxmeter.intake import surroundings  # noqa: E402
-from jaxmeter.intake.configs import check_config  # noqa: E402
-from jaxmeter.intake.files import boundary, check_graph  # noqa: E402
+from jaxmeter.intake import frameworks  # noqa: E402
 from jaxmeter.intake.safety import served as parts  # noqa: E402
+from jaxmeter.intake.safety.files import boundary, check_graph  # noqa: E402
+from jaxmeter.intake.safety.keras_config import check_config  # noqa: E402
 from jaxmeter.intake.safety.operations import ALLOWED, STATEFUL  # noqa: E402
 from jaxmeter.intake.safety.operations import refused as off_the_list  # noqa: E402
-from jaxmeter.intake.saved_model import read  # noqa: E402
+from jaxmeter.intake.safety.saved_model import read  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -912,7 +912,7 @@ def test_layers_that_grow(loader, tmp_path):
 
 
 def test_records_that_are_pickled(canary, tmp_path):
-    from jaxmeter.data import read_npz
+    from jaxmeter.data.npz import read_npz
 
     for name, data in [
         ("a.npz", pickled(canary)),
@@ -1456,7 +1456,7 @@ DISGUISED = [(kind, name) for kind in ("write", "save", "restore") for name in (
 )
 def test_saved_models(canary, tmp_path, kind, name):
     """TensorFlow's own functions that save and restore have the last two names."""
-    tf = surroundings.tensorflow("a test")
+    tf = frameworks.tensorflow("a test")
     make, operation = SAVED[kind]
     (tmp_path / "canary.txt").write_text("a\nb\n")
     saved_module(tf, tmp_path / "m", make(str(canary)), name)
@@ -1481,7 +1481,7 @@ def text_of(folder):
 
 def test_a_saved_model_with_tables_random_numbers_and_branches_loads(tmp_path):
     """Nothing of this leaves the process, though TensorFlow says that it has state."""
-    tf = surroundings.tensorflow("a test")
+    tf = frameworks.tensorflow("a test")
 
     def step(tf, module, z):
         tf.debugging.assert_less(tf.reduce_sum(z), 1e9)
@@ -1519,7 +1519,7 @@ def old_saved_model(tf, folder, effect=None):
 
 @pytest.mark.parametrize("kind", ["write", "read", "save", "restore", "print"])
 def test_old_saved_models(canary, tmp_path, kind):
-    tf = surroundings.tensorflow("a test")
+    tf = frameworks.tensorflow("a test")
     c = str(canary)
     effects = {
         "write": lambda tf: tf.io.write_file(c, "x"),
@@ -1533,7 +1533,7 @@ def test_old_saved_models(canary, tmp_path, kind):
 
 
 def test_an_old_saved_model_restores_and_loads(tmp_path):
-    tf = surroundings.tensorflow("a test")
+    tf = frameworks.tensorflow("a test")
     old_saved_model(tf, tmp_path / "m")
     assert {"RestoreV2", "SaveV2"} <= {node.op for node in read(tmp_path / "m")[0].graph_def.node}
     target = jm.load_target(tmp_path / "m")
@@ -1542,7 +1542,7 @@ def test_an_old_saved_model_restores_and_loads(tmp_path):
 
 def test_a_restore_from_elsewhere_is_no_restore(canary, tmp_path):
     """The saver's own node, but with a file name that is not the one fed to it."""
-    tf = surroundings.tensorflow("a test")
+    tf = frameworks.tensorflow("a test")
     old_saved_model(tf, tmp_path / "m")
     path = tmp_path / "m" / "saved_model.pb"
     proto = saved_model_pb2.SavedModel.FromString(path.read_bytes())
@@ -1625,7 +1625,7 @@ def test_operations_on_the_list():
     stateful = {name for name in ALLOWED if names.get(name)}
     assert len(stateful) > 50 and stateful <= STATEFUL.keys()
     assert all(len(reason) > 10 for reason in STATEFUL.values())
-    version = surroundings.tensorflow("a test").__version__
+    version = frameworks.tensorflow("a test").__version__
     if tuple(map(int, version.split(".")[:2])) >= (2, 21):  # older ones lack some
         assert names.keys() >= ALLOWED
     outside = re.compile(
@@ -1934,7 +1934,7 @@ def trained_on_a_phone(tf, folder, canary):
 
 def test_functions_of_other_signatures_are_neither_run_nor_built(canary, tmp_path):
     """TensorFlow computes what is constant in all that it builds: reading a file, for a shape."""
-    tf = surroundings.tensorflow("a test")
+    tf = frameworks.tensorflow("a test")
     module = trained_on_a_phone(tf, tmp_path / "m", canary)
     with pytest.raises(ValueError, match="are 3 and 2"):
         tf.saved_model.load(str(tmp_path / "m"))
@@ -1947,7 +1947,7 @@ def test_functions_of_other_signatures_are_neither_run_nor_built(canary, tmp_pat
 
 
 def test_what_is_beside_the_graph_is_not_read(canary, tmp_path):
-    tf = surroundings.tensorflow("a test")
+    tf = frameworks.tensorflow("a test")
     saved_module(tf, tmp_path / "m", lambda tf, module, z: z)
     saved_module(tf, tmp_path / "evil", partial(resource, canary=str(canary)))
     canary.unlink(missing_ok=True)
@@ -1960,7 +1960,7 @@ def test_what_is_beside_the_graph_is_not_read(canary, tmp_path):
 
 @pytest.mark.parametrize("tags", [["serve"], ["other"]])
 def test_a_second_graph(canary, tmp_path, tags):
-    tf = surroundings.tensorflow("a test")
+    tf = frameworks.tensorflow("a test")
     old_saved_model(tf, tmp_path / "m")
     old_saved_model(tf, tmp_path / "evil", lambda tf: tf.io.write_file(str(canary), "x"))
     canary.unlink(missing_ok=True)
@@ -1978,7 +1978,7 @@ def test_a_second_graph(canary, tmp_path, tags):
 
 
 def test_a_table_that_the_served_function_does_not_use(canary, tmp_path):
-    tf = surroundings.tensorflow("a test")
+    tf = frameworks.tensorflow("a test")
     saved_module(tf, tmp_path / "m", partial(resource, canary=str(canary), used=False))
     canary.unlink(missing_ok=True)
     assert jm.load_target(tmp_path / "m").spec.n_classes == 3
@@ -2014,7 +2014,7 @@ def test_functions_of_layers(samples, canary, tmp_path):
 
 
 def test_trust_opens_what_the_list_refuses(canary, tmp_path):
-    tf = surroundings.tensorflow("a test")
+    tf = frameworks.tensorflow("a test")
     print_there = then(lambda tf: tf.print("called", output_stream=f"file://{canary}"))
     saved_module(tf, tmp_path / "m", print_there)
     refused_unchanged(tmp_path, "PrintV2.*trust=True", source=tmp_path / "m")

@@ -17,10 +17,11 @@ import pytest
 from conftest import REPOSITORY
 from damage import damaged
 
-from jaxmeter import cli, experiment, npz
-from jaxmeter.data import read_npz
-from jaxmeter.experiment.fingerprint import content_of
-from jaxmeter.privacy_meter_text import read_rows
+from jaxmeter import cli, experiment
+from jaxmeter.data import npz
+from jaxmeter.data.npz import read_npz
+from jaxmeter.data.privacy_meter import read_rows
+from jaxmeter.experiment.store.fingerprint import content_of
 
 X = np.random.default_rng(0).integers(0, 9, (40, 5)).astype(np.float32)
 Y = np.arange(40) % 3
@@ -349,7 +350,7 @@ def test_numbers_that_are_no_letters(order, tmp_path):
 
 _WIDE = """
 import resource, sys
-from jaxmeter.privacy_meter_text import read_rows
+from jaxmeter.data.privacy_meter import read_rows
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]),) * 2)
 for path in sys.argv[2:]:
@@ -386,7 +387,7 @@ def test_a_line_takes_memory_like_its_length(tmp_path):
 def test_a_target_is_looked_at_before_it_is_hashed(tmp_path, monkeypatch):
     read = []
     monkeypatch.setattr(
-        "jaxmeter.experiment.fingerprint._content", lambda path, *_: read.append(path) or "0"
+        "jaxmeter.experiment.store.fingerprint._content", lambda path, *_: read.append(path) or "0"
     )
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "large").write_bytes(b"1")

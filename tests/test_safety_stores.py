@@ -25,14 +25,16 @@ import stores
 from matplotlib.figure import Figure
 
 import jaxmeter as jm
-from jaxmeter import demo, disk, experiment
-from jaxmeter.attack import History
-from jaxmeter.experiment import locks, results, runs, states
-from jaxmeter.experiment.finished import StoreWarning
-from jaxmeter.experiment.store import Store
+from jaxmeter import disk, experiment
+from jaxmeter.cli import demo
+from jaxmeter.data.npz import write_npz
+from jaxmeter.experiment import results
+from jaxmeter.experiment.runs import run, states
+from jaxmeter.experiment.store import locks
+from jaxmeter.experiment.store.store import Store, StoreWarning
+from jaxmeter.inference.attack import History
 from jaxmeter.meter import logs
-from jaxmeter.privacy_meter_text import write_npz
-from jaxmeter.report import Report
+from jaxmeter.report.report import Report
 from jaxmeter.shadow import checkpoint
 
 LITTER = (".DS_Store", "._scores.npz", "Thumbs.db", "desktop.ini", ".nfs000000000a1b2c3d00000001")
@@ -188,7 +190,7 @@ def test_a_listing_names_runs_and_nothing_else(name, tmp_path, monkeypatch):
 def test_a_stage_with_an_odd_key_is_computed_instead(config, tmp_path, monkeypatch):
     url = f"memory://{tmp_path.name}/store"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
-    first = runs.attempt(config, url)
+    first = run.attempt(config, url)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "two"))
     memory = type(fsspec.filesystem("memory"))
     find = memory.find
@@ -200,7 +202,7 @@ def test_a_stage_with_an_odd_key_is_computed_instead(config, tmp_path, monkeypat
     monkeypatch.setattr(memory, "find", listed)
     fsspec.filesystem("memory").rm(f"/{tmp_path.name}/store/runs", recursive=True)
     said: list[str] = []
-    again = runs.attempt(config, experiment.opened(url, said.append))
+    again = run.attempt(config, experiment.opened(url, said.append))
     assert again.state == "done" and set(again.computed) == set(first.computed)
     assert any("is not taken from" in text for text in said)
     assert not list(tmp_path.rglob("canary"))
@@ -212,7 +214,7 @@ def rewritten(folder: Path, name: str, change: Callable[[dict], None]) -> None:
     change(value)
     (folder / name).write_text(json.dumps(value))
     facts = json.loads((folder / "status.json").read_bytes())
-    facts["files"][name] = runs.digest_of((folder / name).read_bytes())
+    facts["files"][name] = run.digest_of((folder / name).read_bytes())
     (folder / "status.json").write_text(json.dumps(facts))
 
 
@@ -270,7 +272,7 @@ def test_a_run_or_a_stage_is_not_written_through_a_link(config, tmp_path):
         store = tmp_path / place.replace("/", "-")
         (store / place).parent.mkdir(parents=True)
         (store / place).symlink_to(outside)
-        outcome = runs.attempt(config, store)
+        outcome = run.attempt(config, store)
         assert outcome.state == "failed" and "a link that leads out" in str(outcome.error)
         assert not list(outside.iterdir())
 
@@ -393,7 +395,7 @@ def test_every_command_names_a_damaged_status_and_goes_on(how, store, config):
             show()
     with pytest.warns(StoreWarning, match=rf"{odd.name}/status.json"):
         assert experiment.gc(store, remove=True) == ()
-    assert runs.attempt(config, store).cached == ()  # the good one is still done
+    assert run.attempt(config, store).cached == ()  # the good one is still done
 
 
 @pytest.mark.parametrize("file", ["summary.json", "results.json", "config.json", "cost.json"])
@@ -411,7 +413,7 @@ def test_a_run_whose_files_hold_something_else_is_named(file, how, tmp_path):
     content = json.dumps(value).encode() if how == "inner" else BROKEN[how](b"")
     (odd / file).write_bytes(content)
     facts = json.loads((odd / "status.json").read_bytes())
-    facts["files"][file] = runs.digest_of(content)
+    facts["files"][file] = run.digest_of(content)
     (odd / "status.json").write_text(json.dumps(facts))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", StoreWarning)
@@ -446,13 +448,13 @@ def test_gc_after_an_interrupted_sweep_keeps_what_the_run_had_got(config, tmp_pa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("jaxmeter.experiment.scoring.score", stop)
+        patched.setattr("jaxmeter.experiment.stages.metrics.score", stop)
         with pytest.raises(KeyboardInterrupt):
             experiment.run(other, tmp_path)
     states_of = {outcome.run: outcome.state for outcome in experiment.status("small", tmp_path)}
     assert sorted(states_of.values()) == ["done", "interrupted"]
     assert experiment.gc(tmp_path, remove=True) == ()
-    again = runs.attempt(other, tmp_path)
+    again = run.attempt(other, tmp_path)
     assert again.computed == ("metrics",)
 
 
@@ -539,14 +541,14 @@ def test_what_systems_leave_in_folders_damages_nothing_and_stays(name, store, co
         (place / name).write_text("canary")
     assert experiment.verify(store) == () and experiment.gc(store, remove=True) == ()
     assert [outcome.state for outcome in experiment.status("small", store)] == ["done"]
-    assert runs.attempt(config, store).cached == ()
+    assert run.attempt(config, store).cached == ()
     shutil.rmtree(folder)
-    assert runs.attempt(config, store).computed == ()
+    assert run.attempt(config, store).computed == ()
     assert all((place / name).read_text() == "canary" for place in places if place != folder)
 
 
 def test_an_input_folder_has_the_same_content_with_litter(tmp_path):
-    from jaxmeter.experiment.fingerprint import content_of
+    from jaxmeter.experiment.store.fingerprint import content_of
 
     (tmp_path / "model" / "assets").mkdir(parents=True)
     (tmp_path / "model" / "x").write_text("x")
@@ -675,7 +677,7 @@ def test_a_working_copy_is_its_owners_alone(config, watched, monkeypatch):
     experiment.run(config, url)
     monkeypatch.setenv("XDG_CACHE_HOME", str(watched / "two"))
     fsspec.filesystem("memory").rm(f"/{watched.name}/private/runs", recursive=True)
-    assert runs.attempt(config, url).computed == ()  # stages are fetched
+    assert run.attempt(config, url).computed == ()  # stages are fetched
     monkeypatch.setenv("XDG_CACHE_HOME", str(watched / "three"))
     results.write(url)  # runs are fetched
     experiment.run(config, f"file://{watched}/there")

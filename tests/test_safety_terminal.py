@@ -21,9 +21,11 @@ from rich.table import Table
 from rich.text import Text
 
 import jaxmeter as jm
-from jaxmeter import cli, experiment, findings
-from jaxmeter.experiment import showing
-from jaxmeter.experiment.finished import StoreWarning
+from jaxmeter import cli, experiment
+from jaxmeter.experiment.cli import results
+from jaxmeter.experiment.store.store import StoreWarning
+from jaxmeter.report import findings
+from jaxmeter.report.wording import clean, shortened
 from jaxmeter.terminal import console, one_line, printable, printable_messages
 
 # Erases the screen, sets the window's title, turns the direction of writing, hides itself, forges a
@@ -288,11 +290,11 @@ def test_reports_name_layers_harmlessly():
     row = SimpleNamespace(name=NASTY, budget=budget)
     text = findings.budget_text(row)
     assert is_harmless(text) and r"gradients of a\x1b[2Jb" in text
-    assert is_harmless(findings.clean(NASTY)) and is_harmless(findings.shortened(NASTY, 30))
+    assert is_harmless(clean(NASTY)) and is_harmless(shortened(NASTY, 30))
 
 
 def test_a_study_says_what_is_damaged_harmlessly(capsys):
-    with showing.said() as damaged:
+    with results.said() as damaged:
         warnings.warn(NASTY, StoreWarning, stacklevel=1)
     said = capsys.readouterr().err
     assert is_harmless(said) and SEEN in said and "[bold]k[/]l[/red]:bomb:" in said

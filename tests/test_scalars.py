@@ -8,12 +8,14 @@ import pytest
 
 import jaxmeter as jm
 from helpers import assert_close, mlp_target, reference_gradients, some_records
-from jaxmeter.calibrated_inference import stacked
-from jaxmeter.factors import Products, TransposedOuter
-from jaxmeter.gradients import of_loss
-from jaxmeter.memory import tree_bytes
-from jaxmeter.signals import SCALARS, context_of, plan, scalars
+from jaxmeter.attacks.white_box import stacked
+from jaxmeter.gradients.factors import Products, TransposedOuter
+from jaxmeter.gradients.per_example import of_loss
+from jaxmeter.jaxpr.memory import tree_bytes
+from jaxmeter.signals import SCALARS, context_of, plan
 from jaxmeter.signals.program import _program
+from jaxmeter.signals.scalars import context as scalars_context
+from jaxmeter.signals.scalars.context import context_shapes
 from jaxmeter.target import layer_of
 
 OF_VECTORS = tuple(kind for kind in SCALARS if kind != "queries")
@@ -142,7 +144,7 @@ def test_alignment_is_its_definition(mlp):
 
 
 def test_wide_layers_are_whitened_by_their_variances(mlp, monkeypatch):
-    monkeypatch.setattr(scalars, "_WIDEST", 6)  # the kernels are 6 x 8, 8 x 7 and 7 x 4
+    monkeypatch.setattr(scalars_context, "_WIDEST", 6)  # the kernels are 6 x 8, 8 x 7 and 7 x 4
     jax.clear_caches()
     target, records, full = mlp
     found = scalars_of(target, records, "alignment")
@@ -151,7 +153,7 @@ def test_wide_layers_are_whitened_by_their_variances(mlp, monkeypatch):
     full = of_kind(full, "alignment")
     for name, value in full.items():
         assert np.abs(value - expected[name]).max() > 1e-3, "the rule decides nothing here"
-    shapes = scalars.context_shapes(target.for_inputs((6,)), records.x, ("alignment",))
+    shapes = context_shapes(target.for_inputs((6,)), records.x, ("alignment",))
     assert shapes.whitening["a/kernel"].left.shape == (1, 6, 6)
     assert shapes.whitening["a/kernel"].right.shape == (1, 8)
     jax.clear_caches()  # of programs with the other rule
@@ -497,7 +499,7 @@ def test_the_plan_counts_what_records_are_compared_with(mlp):
     centres = 4 * (8 + 7 + 4 + 4)
     sized = target.for_inputs((6,))
     for kind, numbers in zip(COMPARED, (whitening, mean, centres), strict=True):
-        assert tree_bytes(scalars.context_shapes(sized, x, (kind,))) == 4 * numbers, kind
+        assert tree_bytes(context_shapes(sized, x, (kind,))) == 4 * numbers, kind
     every = 4 * (whitening + mean + centres)
     assert plan(target, x, spec_of(*COMPARED)).model_bytes == tree_bytes(target) + every
     context = context_of(target, some_records(20, (6,), 4), spec_of(*COMPARED))
@@ -551,7 +553,7 @@ def test_models_of_a_kind_share_one_program():
     spec = spec_of(*OF_ANY_ORDER)
     stack = jm.shadow.stack([target.replace(params=params(s)) for s in range(4)])
     jm.extract(jm.shadow.model(stack, 0), records, spec)
-    before = traces, _program._cache_size(), scalars._summed._cache_size()
+    before = traces, _program._cache_size(), scalars_context._summed._cache_size()
     jm.shadow.extract(stack, records, spec)
     jm.shadow.extract(stack, some_records(40, (3,), 2, seed=3), spec)
-    assert (traces, _program._cache_size(), scalars._summed._cache_size()) == before
+    assert (traces, _program._cache_size(), scalars_context._summed._cache_size()) == before

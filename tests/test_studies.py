@@ -24,9 +24,12 @@ from conftest import REPOSITORY
 
 import jaxmeter as jm
 from jaxmeter import cli, experiment
-from jaxmeter import demo as digits
-from jaxmeter.catalogue import read_by
-from jaxmeter.experiment import examining, launch, published, results
+from jaxmeter.attacks.suite import read_by
+from jaxmeter.cli import demo as digits
+from jaxmeter.cli.commands import demo
+from jaxmeter.experiment import download, results
+from jaxmeter.experiment.runs import sweep
+from jaxmeter.experiment.stages import examination
 
 RUNS = {
     "alexnet_cifar100": 5,
@@ -118,7 +121,7 @@ def test_the_commands_in_the_pages_are_valid(
         computed.append(config)
         return experiment.Outcome(run=config.study, state="done")
 
-    monkeypatch.setattr(launch, "attempt", noted)
+    monkeypatch.setattr(sweep, "attempt", noted)
     monkeypatch.chdir(tmp_path)
     found = commands((REPOSITORY / source).read_text())
     assert found, "no commands were recognised"
@@ -253,7 +256,7 @@ def test_alexnet_on_records_of_the_form_of_cifar100(
 
     # Every attack finds what it reads in the layers that the target has.
     (folder,) = (tmp_path / "store" / "stages" / "intake").iterdir()
-    target = examining.unloaded(examining.examined(folder)[0])
+    target = examination.unloaded(examination.examined(folder)[0])
     assert [n for n in target.spec.layers if "conv" in n] == [*layers.CONVOLUTIONS]
     reads = {attack.name: read_by(attack, target) for attack in first.BASE.attacks}
     assert reads["black box"].outputs == ("logits",) and not reads["black box"].loss
@@ -299,7 +302,7 @@ def test_cifar100_is_read_as_the_tutorial_does(cifar: Path, monkeypatch: pytest.
         raise Exception("URL fetch failure")
 
     monkeypatch.setattr(keras.datasets.cifar100, "load_data", offline)
-    with pytest.raises(published.DownloadError, match=r"URL fetch failure.*--data\.path"):
+    with pytest.raises(download.DownloadError, match=r"URL fetch failure.*--data\.path"):
         replace(data, path=None).read(key)
 
 
@@ -316,7 +319,7 @@ def test_a_pool_of_models_is_attacked_in_turn(
     np.savez(tmp_path / "location30.npz", x=x, y=y)
     monkeypatch.setenv("JAXMETER_DATA", str(tmp_path))
     quick = jm.reference.NetworkConfig(steps=20)
-    monkeypatch.setattr("jaxmeter.reference.inferring.CONFIG", quick)
+    monkeypatch.setattr("jaxmeter.reference.white_box.CONFIG", quick)
     read, short = module.location30, jm.shadow.RecipeConfig(epochs=3, batch_size=20)
     monkeypatch.setitem(module.KINDS, "location30", lambda file: read(file)._replace(recipe=short))
     store = tmp_path / "store"
@@ -397,34 +400,32 @@ def kept(tmp_path: Path) -> list[str]:
 def test_a_download_is_checked_and_kept_once(tmp_path: Path, server: Server):
     server.files["/a.tgz"] = b"some bytes"
     url, right = f"{server.url}/a.tgz", hashlib.sha256(b"some bytes").hexdigest()
-    with pytest.raises(published.DownloadError, match=f"has the SHA-256 {right}"):
-        published.fetched(url, sha256="0" * 64)
+    with pytest.raises(download.DownloadError, match=f"has the SHA-256 {right}"):
+        download.fetched(url, sha256="0" * 64)
     assert kept(tmp_path) == []
-    path = published.fetched(url, sha256=right.upper())
+    path = download.fetched(url, sha256=right.upper())
     assert path.read_bytes() == b"some bytes" and kept(tmp_path) == [path.name]
-    assert published.fetched(url, sha256=right) == path and server.asked == ["/a.tgz"] * 2
+    assert download.fetched(url, sha256=right) == path and server.asked == ["/a.tgz"] * 2
     path.write_bytes(b"damaged")  # is downloaded again, not used
-    assert published.fetched(url, sha256=right).read_bytes() == b"some bytes"
-    with pytest.warns(published.UncheckedWarning, match=right):
-        other = published.fetched(url, sha256=None)
-    assert other != path and published.fetched(url, sha256=None) == other  # no second warning
+    assert download.fetched(url, sha256=right).read_bytes() == b"some bytes"
+    with pytest.warns(download.UncheckedWarning, match=right):
+        other = download.fetched(url, sha256=None)
+    assert other != path and download.fetched(url, sha256=None) == other  # no second warning
     with pytest.raises(ValueError, match="64 hexadecimal"):
-        published.fetched(url, sha256="abc")
+        download.fetched(url, sha256="abc")
 
 
 def test_a_download_that_fails_leaves_nothing_and_says_what_to_do(tmp_path: Path, server: Server):
     server.files["/short.tgz"] = b"cut off"
     for name, reason in (("nothing.tgz", "Not Found"), ("short.tgz", "ended after 7 of 17")):
-        with pytest.raises(
-            published.DownloadError, match=rf"{reason}.*--data\.path.*JAXMETER_DATA"
-        ):
-            published.fetched(f"{server.url}/{name}", sha256=None)
-    with pytest.raises(published.DownloadError, match=r"cannot be downloaded.*--data\.path"):
-        published.fetched("http://127.0.0.1:1/a.tgz", sha256=None)  # nobody listens
+        with pytest.raises(download.DownloadError, match=rf"{reason}.*--data\.path.*JAXMETER_DATA"):
+            download.fetched(f"{server.url}/{name}", sha256=None)
+    with pytest.raises(download.DownloadError, match=r"cannot be downloaded.*--data\.path"):
+        download.fetched("http://127.0.0.1:1/a.tgz", sha256=None)  # nobody listens
     assert kept(tmp_path) == []
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(published.DownloadError, match="cannot be written"):
-        published.fetched(f"{server.url}/short.tgz", sha256=None, cache=tmp_path / "file" / "in")
+    with pytest.raises(download.DownloadError, match="cannot be written"):
+        download.fetched(f"{server.url}/short.tgz", sha256=None, cache=tmp_path / "file" / "in")
 
 
 @pytest.mark.parametrize(("name", "member", "quote"), [
@@ -574,7 +575,7 @@ def test_the_demos_study_has_the_demos_numbers(
     with monkeypatch.context() as patch, pytest.raises(Heard):
         patch.setattr(jm, "audit", heard)
         patch.setattr(digits.train, "__kwdefaults__", {"epochs": 2})
-        cli.demo(out=tmp_path / "demo", seed=3)
+        demo(out=tmp_path / "demo", seed=3)
     module = study("demo")
     base = module.BASE
     assert (base.fractions, base.overlap) == (asked["fractions"], asked["overlap"])

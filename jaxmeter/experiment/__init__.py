@@ -1,8 +1,7 @@
 """Studies: typed configs, cached stages, sweeps that survive anything."""
 
-from jaxmeter.experiment.canonical import ConfigError, from_json, to_json
-from jaxmeter.experiment.commandline import main
-from jaxmeter.experiment.configs import Config, ShadowModels, TargetFile, expand
+from jaxmeter.experiment.cli.main import main
+from jaxmeter.experiment.config import Config, ShadowModels, TargetFile, expand
 from jaxmeter.experiment.datasets import (
     Cifar100,
     Digits,
@@ -11,13 +10,13 @@ from jaxmeter.experiment.datasets import (
     NpzRecords,
     Purchase100,
 )
-from jaxmeter.experiment.launch import Launcher, in_process
-from jaxmeter.experiment.on_ray import OnRay
-from jaxmeter.experiment.recipes import AlexNet, Cnn, Mlp, Normal, Training, Variance
-from jaxmeter.experiment.runs import Outcome, attempt, name_of, run, status
-from jaxmeter.experiment.store import Damage, Store, StoreError, opened
-from jaxmeter.experiment.sweeping import Summary, sweep
-from jaxmeter.experiment.upkeep import gc, verify
+from jaxmeter.experiment.models import AlexNet, Cnn, Mlp, Normal, Training, Variance
+from jaxmeter.experiment.runs.maintenance import gc, verify
+from jaxmeter.experiment.runs.ray import OnRay
+from jaxmeter.experiment.runs.run import Outcome, attempt, name_of, run, status
+from jaxmeter.experiment.runs.sweep import Launcher, Summary, in_process, sweep
+from jaxmeter.experiment.serialization import ConfigError, from_json, to_json
+from jaxmeter.experiment.store.store import Damage, Store, StoreError, opened
 
 __all__ = [
     "AlexNet",

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxmeter.data import Records, read_npz
-from jaxmeter.experiment.published import DownloadError, fetched, local, table
-from jaxmeter.intake.surroundings import keras as loaded_keras
+from jaxmeter.data.npz import read_npz
+from jaxmeter.data.records import Records
+from jaxmeter.experiment.download import DownloadError, fetched, local, table
+from jaxmeter.intake.frameworks import keras as loaded_keras
 
 _DATASETS = "https://github.com/privacytrustlab/datasets/raw/master"
 # Those of ML Privacy Meter's tutorial, which took them from CIFAR-10.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmeter.shapes import PROBES, Leaf, Shape
+from jaxmeter.jaxpr.shapes import PROBES, Leaf, Shape
 
 # A model output's name or 1-based position, or a layer's name; then 0-based indices into a record's
 # row of it.

@@ -7,18 +7,10 @@ A script of that tool runs after one changed line:
 `docs/migrating.md` says what is computed differently, and why.
 """
 
-from types import SimpleNamespace
-
-from jaxmeter.meter.attacking import compare, initialize
 from jaxmeter.meter.handlers import AttackData, attack_data
+from jaxmeter.meter.meminf import compare, initialize
+from jaxmeter.meter.namespaces import attack, utils
 from jaxmeter.meter.optimizers import OPTIMIZERS, optimizer_of
-
-# That tool's own paths to the same two names.
-utils = SimpleNamespace(attack_data=SimpleNamespace(attack_data=attack_data, AttackData=AttackData))
-attack = SimpleNamespace(
-    meminf=SimpleNamespace(initialize=initialize, meminf=initialize),
-    whitebox=SimpleNamespace(initialize=initialize),
-)
 
 __all__ = [
     "OPTIMIZERS",

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from jaxmeter.data import DataWarning, Records, content_ids
-from jaxmeter.privacy_meter_text import known_among, read_privacy_meter
+from jaxmeter.data.privacy_meter import known_among, read_privacy_meter
+from jaxmeter.data.records import DataWarning, Records, content_ids
 
 
 class Dealt(NamedTuple):

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any, NamedTuple
 
-from jaxmeter.intake import load_target
-from jaxmeter.signals import ResolvedSpec, SignalSpec
+from jaxmeter.intake.loading import load_target
+from jaxmeter.signals.spec import ResolvedSpec, SignalSpec
 from jaxmeter.target import LOGITS, Target, layer_of, resolve_variables
 from jaxmeter.terminal import printable
 

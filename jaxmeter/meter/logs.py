@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from tensorboardX import SummaryWriter
 
 from jaxmeter import disk
-from jaxmeter.attack import Fitted
-from jaxmeter.facts import plain
-from jaxmeter.folder import rendered
+from jaxmeter.inference.attack import Fitted
 from jaxmeter.metrics import AttackResult
+from jaxmeter.report.facts import plain
+from jaxmeter.report.folder import rendered
 from jaxmeter.terminal import one_line
 
 

@@ -7,17 +7,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from jaxmeter import figures, findings, risk_figures
-from jaxmeter.attack import Fitted
-from jaxmeter.auditing import versions
-from jaxmeter.catalogue import Epoch, Found, GradientNorm, NegativeLoss
-from jaxmeter.data import Records
-from jaxmeter.measuring import counts, declined, measured
-from jaxmeter.memory import tree_bytes
+from jaxmeter.attacks.interface import Epoch, Found
+from jaxmeter.attacks.training_free import GradientNorm, NegativeLoss
+from jaxmeter.auditing.assembly import versions
+from jaxmeter.auditing.rows import counts, declined, measured
+from jaxmeter.data.records import Records
+from jaxmeter.inference.attack import Fitted
+from jaxmeter.jaxpr.memory import tree_bytes
 from jaxmeter.meter import logs
-from jaxmeter.report import Report
+from jaxmeter.meter.figures import risk_figure
+from jaxmeter.report import findings
+from jaxmeter.report.figures import gradient_norms
+from jaxmeter.report.figures.roc import roc_figure
+from jaxmeter.report.report import Report
 from jaxmeter.scores import correctness
-from jaxmeter.signals import ResolvedSpec, Signals
+from jaxmeter.signals.spec import ResolvedSpec, Signals
 from jaxmeter.target import Target
 
 
@@ -133,16 +137,16 @@ def write(places: logs.Places, trained: Trained, report: Report, left_out: int) 
     )
     logs.write_test(places, trained.fitted, row.result)
     drawn = {
-        "privacy_risk": risk_figures.risk_figure(probabilities, test.is_member, "all classes"),
-        "roc": figures.roc_figure(report),
+        "privacy_risk": risk_figure(probabilities, test.is_member, "all classes"),
+        "roc": roc_figure(report),
     }
     norms = findings.gradient_norms(report)
     if norms is not None:
-        drawn["gradient_norm"] = risk_figures.gradient_norm_figure(norms, test.y, test.is_member)
+        drawn["gradient_norm"] = gradient_norms.gradient_norm_figure(norms, test.y, test.is_member)
     logs.write_figures(places, drawn)
     for label in np.unique(test.y):
         mine = test.y == label
-        one = risk_figures.risk_figure(probabilities[mine], test.is_member[mine], f"class {label}")
+        one = risk_figure(probabilities[mine], test.is_member[mine], f"class {label}")
         logs.write_figures(places, {f"privacy_risk_label{label}": one})
     report.save(places.results / "report")
 

@@ -7,6 +7,7 @@ The target's signal of n records is `observed`, `[n]` or, for several queries (o
 its paper.
 """
 
+from jaxmeter.reference.attack_r import attack_r
 from jaxmeter.reference.bavaria import bavaria, bavaria_offline
 from jaxmeter.reference.calibration import (
     OFFLINE,
@@ -16,21 +17,13 @@ from jaxmeter.reference.calibration import (
     count_leak,
     separation,
 )
-from jaxmeter.reference.cells import ReferenceWarning
-from jaxmeter.reference.gaussian import lira, lira_joint, lira_offline, lira_offline_two_sided
-from jaxmeter.reference.inferring import (
-    CONFIG,
-    Calibrated,
-    calibrated_inference,
-    learn,
-    supervised,
-)
-from jaxmeter.reference.learned import quantile_gaussian, quantile_pinball, shokri, trajectory
-from jaxmeter.reference.leaving import choose_a, leave_out
+from jaxmeter.reference.difficulty import difficulty_calibration
+from jaxmeter.reference.inputs import ReferenceWarning
+from jaxmeter.reference.leave_one_out import choose_a, complementary_pairs, leave_out
+from jaxmeter.reference.lira import lira, lira_joint, lira_offline, lira_offline_two_sided
 from jaxmeter.reference.networks import NetworkConfig
-from jaxmeter.reference.pairing import complementary_pairs
-from jaxmeter.reference.ranks import attack_r, difficulty_calibration
-from jaxmeter.reference.ratios import (
+from jaxmeter.reference.quantile import quantile_gaussian, quantile_pinball
+from jaxmeter.reference.rmia import (
     Population,
     base_offline,
     log_ratio,
@@ -38,6 +31,8 @@ from jaxmeter.reference.ratios import (
     rmia,
     rmia_offline,
 )
+from jaxmeter.reference.shokri import shokri, trajectory
+from jaxmeter.reference.white_box import CONFIG, Calibrated, calibrated_inference, learn, supervised
 
 __all__ = [
     "CONFIG",

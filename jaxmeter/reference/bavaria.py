@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from jaxmeter.reference.cells import Side, Sides, cells, need, say, sides
-from jaxmeter.reference.gaussian import shared_variance
+from jaxmeter.reference.inputs import Side, Sides, cells, need, say, sides
+from jaxmeter.reference.lira import shared_variance
 
 _MOST = 1e4  # degrees of freedom of a prior that knows the variance: a normal, to 1e-4
 _REMEDY = "There the prior, which all records share, stood in for the models."

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from jaxmeter.metrics import AttackResult, evaluate
-from jaxmeter.reference.cells import bridged, chosen, membership
-from jaxmeter.reference.pairing import companions
+from jaxmeter.reference.inputs import bridged, chosen, membership
+from jaxmeter.reference.leave_one_out import companions
 
 ONLINE = (
     "signal",
@@ -244,7 +244,7 @@ def _moments(centred: NDArray, seen: NDArray) -> tuple[_Moments, _Moments]:
 
 
 def _statistics(moments: Sequence[_Moments], *, online: bool) -> Statistics:
-    """Means and variances; what some records lack is made up for as `cells.bridged` says."""
+    """Means and variances; what some records lack is made up for as `inputs.bridged` says."""
     means, residuals, freedom = [], [], []
     for side in moments:
         mean = side.total / np.maximum(side.models, 1)

@@ -13,6 +13,12 @@ import optax
 from jax import Array
 from numpy.typing import NDArray
 
+
+def logistic(outputs: Array, truth: Array) -> Array:
+    """Cross-entropy of the first output, a logit."""
+    return jax.nn.softplus(outputs[:, 0]) - truth * outputs[:, 0]
+
+
 _CHUNK = 64  # steps a program; its batches are drawn on the host
 _ROWS = 4096  # records scored at once
 _SAMPLE = 1 << 14  # draws that the features' scale is taken from

@@ -5,14 +5,14 @@ compares what they say with what the target says. `train` gives them as one stac
 `extract` gives their signals.
 """
 
+from jaxmeter.progress import Progress, bar
 from jaxmeter.shadow.architecture import Architecture, of_file, of_flax, of_functions, of_keras
 from jaxmeter.shadow.extraction import extract, load
 from jaxmeter.shadow.membership import balanced_membership
-from jaxmeter.shadow.progress import Progress, bar
-from jaxmeter.shadow.queries import View, views
-from jaxmeter.shadow.recipe import MirrorAndShift, Recipe, RecipeConfig
-from jaxmeter.shadow.references import count, finite, model, stack
+from jaxmeter.shadow.recipe import Recipe, RecipeConfig
+from jaxmeter.shadow.stacked import count, finite, model, stack
 from jaxmeter.shadow.training import Trained, train, train_all
+from jaxmeter.shadow.views import MirrorAndShift, View, views
 
 __all__ = [
     "Architecture",

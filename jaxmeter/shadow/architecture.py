@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
-from jaxmeter.intake import open_keras
+from jaxmeter.intake.loading import open_keras
 from jaxmeter.target import Target, from_flax, from_function
 
 Params = dict[str, Array]
@@ -54,7 +54,7 @@ def of_keras(model: Any) -> Architecture:
       RuntimeError: if Keras runs on another backend.
       ValueError: if it cannot be audited, made again from its config, or run in training mode.
 
-    >>> from jaxmeter.intake.surroundings import keras  # keras, on JAX if it is not loaded yet
+    >>> from jaxmeter.intake.frameworks import keras  # keras, on JAX if it is not loaded yet
     >>> out = keras().layers.Dense(3, "softmax", name="out")
     >>> net = keras().Sequential([keras().Input((4,)), out])
     >>> of_keras(net).target.spec.variables
@@ -71,7 +71,7 @@ def of_keras(model: Any) -> Architecture:
             f"Keras runs on {keras.backend.backend()} in this process, and references are trained "
             "by JAX. Set KERAS_BACKEND=jax before Keras is imported."
         )
-    made = importlib.import_module("jaxmeter.intake.keras_training").anew(model)
+    made = importlib.import_module("jaxmeter.intake.keras.retraining").anew(model)
     return Architecture(**made._asdict())
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmeter import signals
-from jaxmeter.data import Records
-from jaxmeter.memory import human
-from jaxmeter.shadow.queries import View
-from jaxmeter.shadow.references import count, model
-from jaxmeter.signals import AnySpec, Signals, SignalSpec, storage
+from jaxmeter.data.records import Records
+from jaxmeter.jaxpr.memory import human
+from jaxmeter.shadow.stacked import count, model
+from jaxmeter.shadow.views import View
+from jaxmeter.signals import extraction, planning, storage
+from jaxmeter.signals.planning import DEVICE_BUDGET
 from jaxmeter.signals.program import Storage
+from jaxmeter.signals.spec import AnySpec, Signals, SignalSpec
 from jaxmeter.target import Target
 
 LOGITS_AND_LOSS = SignalSpec(label=False)
@@ -28,7 +29,7 @@ def extract(
     *,
     queries: Sequence[View] = (),
     out: str | PathLike[str] | None = None,
-    device_budget: int = signals.DEVICE_BUDGET,
+    device_budget: int = DEVICE_BUDGET,
     host_budget: int | None = None,
     dtype: Storage = "float32",
     devices: Sequence[jax.Device] | None = None,
@@ -116,7 +117,7 @@ def check_memory(
     """
     if host_budget is None:
         return
-    todo = signals.plan(one, records.x, spec, **settings)
+    todo = planning.plan(one, records.x, spec, **settings)
     total = k * todo.result_bytes
     if total > host_budget:
         raise ValueError(
@@ -156,4 +157,4 @@ def _passes(
     for q, look in enumerate(looks):
         seen = records._replace(x=look(np.asarray(records.x)))
         for i in range(k):
-            yield i, q, signals.extract(model(references, i), seen, spec, **settings)
+            yield i, q, extraction.extract(model(references, i), seen, spec, **settings)

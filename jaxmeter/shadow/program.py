@@ -16,7 +16,7 @@ from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxmeter.jaxpr.equations import body_of, equations_in
-from jaxmeter.lowering import lowered
+from jaxmeter.jaxpr.lowering import lowered
 from jaxmeter.shadow.architecture import Architecture
 from jaxmeter.shadow.devices import AXIS
 from jaxmeter.shadow.recipe import Recipe

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxmeter.shadow.queries import moved
+from jaxmeter.shadow.views import MirrorAndShift
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,40 +64,6 @@ class Recipe:
         classes = logits.shape[-1]
         truth = optax.smooth_labels(jax.nn.one_hot(y, classes), self.smoothing)
         return optax.softmax_cross_entropy(logits, truth)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MirrorAndShift:
-    """Images mirrored with probability one half and shifted at random: the usual weak augmentation.
-
-    Attributes:
-      mirror: left to right, or not at all.
-      shift: at most so many pixels each way.
-      padding: what comes in at the edges.
-
-    >>> MirrorAndShift(shift=1)(jax.random.key(0), jnp.ones((2, 8, 8, 3))).shape
-    (2, 8, 8, 3)
-    """
-
-    mirror: bool = True
-    shift: int = 4
-    padding: Literal["reflect", "zeros"] = "reflect"
-
-    def __call__(self, key: Array, x: Array) -> Array:
-        """Images `x` `[b, height, width, channels]`, changed."""
-        if x.ndim != 4:
-            raise ValueError(
-                f"MirrorAndShift takes images [b, height, width, channels], not {x.shape}."
-            )
-        n = len(x)
-        mirror_key, shift_key = jax.random.split(key)
-        if self.mirror:
-            flips = jax.random.bernoulli(mirror_key, 0.5, (n, 1, 1, 1))
-            x = jnp.where(flips, x[:, :, ::-1], x)
-        if self.shift:
-            by = jax.random.randint(shift_key, (n, 2), -self.shift, self.shift + 1)
-            x = moved(x, by, self.shift, self.padding)
-        return x
 
 
 @dataclass(frozen=True, kw_only=True)

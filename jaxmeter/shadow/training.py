@@ -13,15 +13,15 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
-from jaxmeter.memory import tree_bytes
+from jaxmeter.jaxpr.memory import tree_bytes
+from jaxmeter.progress import Clock, Progress
 from jaxmeter.shadow import checkpoint as saved
 from jaxmeter.shadow.architecture import Architecture
 from jaxmeter.shadow.devices import Crew, crew_of
 from jaxmeter.shadow.membership import checked_membership
 from jaxmeter.shadow.program import Data, Run, advance, advance_all, begin, width_of
-from jaxmeter.shadow.progress import Clock, Progress
 from jaxmeter.shadow.recipe import Recipe
-from jaxmeter.shadow.references import finite
+from jaxmeter.shadow.stacked import finite
 from jaxmeter.target import Target
 
 _BUDGET = 2**30  # bytes that the models being trained may take on each device, by default

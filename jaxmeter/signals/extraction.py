@@ -13,14 +13,15 @@ import numpy as np
 from jax import Array
 from jax.experimental import multihost_utils
 
-from jaxmeter.data import Records
-from jaxmeter.memory import human
-from jaxmeter.signals import scalars, storage
-from jaxmeter.signals.devices import Crew, crew_of
-from jaxmeter.signals.example import AnySpec, Signals, SignalSpec
+from jaxmeter.data.records import Records
+from jaxmeter.devices import Crew, crew_of
+from jaxmeter.jaxpr.memory import human
+from jaxmeter.signals import storage
 from jaxmeter.signals.planning import DEVICE_BUDGET, Plan, plan
 from jaxmeter.signals.program import Storage, traced, wire_dtype
-from jaxmeter.signals.scalars import Context
+from jaxmeter.signals.scalars import context as scalars_context
+from jaxmeter.signals.scalars.context import Context
+from jaxmeter.signals.spec import AnySpec, Signals, SignalSpec
 from jaxmeter.target import Target
 
 
@@ -130,7 +131,7 @@ def context_of(
     """What the scalars of a spec compare each of these records with, for `of_example`."""
     target = target.for_inputs(np.shape(records.x)[1:])
     kinds = spec.resolved(target).scalars
-    return scalars.context_of(target, records.x, records.y, kinds, device_budget)
+    return scalars_context.context_of(target, records.x, records.y, kinds, device_budget)
 
 
 def check_records(target: Target, records: Records) -> None:

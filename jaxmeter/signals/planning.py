@@ -8,12 +8,12 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxmeter.devices import crew_of
 from jaxmeter.jaxpr.equations import bodies, body_of
-from jaxmeter.memory import human, nbytes, peak, tree_bytes
-from jaxmeter.signals.devices import crew_of
-from jaxmeter.signals.example import AnySpec
+from jaxmeter.jaxpr.memory import human, nbytes, peak, tree_bytes
 from jaxmeter.signals.program import Storage, batch_of, traced
-from jaxmeter.signals.scalars import context_shapes
+from jaxmeter.signals.scalars.context import context_shapes
+from jaxmeter.signals.spec import AnySpec
 from jaxmeter.target import Target
 
 DEVICE_BUDGET = 2**30  # bytes a batch may occupy while it is computed

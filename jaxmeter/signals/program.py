@@ -10,10 +10,11 @@ from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 from jax.typing import ArrayLike
 
-from jaxmeter.chunks import by_chunks
-from jaxmeter.signals.devices import AXIS, Crew
-from jaxmeter.signals.example import ResolvedSpec, Signals, of_example
-from jaxmeter.signals.scalars import NOTHING, Context, context_shapes
+from jaxmeter.devices import AXIS, Crew
+from jaxmeter.jaxpr.chunks import by_chunks
+from jaxmeter.signals.example import of_example
+from jaxmeter.signals.scalars.context import NOTHING, Context, context_shapes
+from jaxmeter.signals.spec import ResolvedSpec, Signals
 from jaxmeter.target import Target
 
 Storage = Literal["float32", "bfloat16"]

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmeter import disk
-from jaxmeter.gradients import Outer
-from jaxmeter.signals.example import Signals
+from jaxmeter.gradients.factors import Outer
+from jaxmeter.signals.spec import Signals
 
 MANIFEST = "signals.json"
 _FORMAT = 1

@@ -25,8 +25,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from jaxmeter.memory import human, tree_bytes
-from jaxmeter.shapes import TooExpensive
+from jaxmeter.jaxpr.memory import human, tree_bytes
+from jaxmeter.jaxpr.shapes import TooExpensive
 
 RATE = 2.5e9  # operations a second: multiplications and additions of numbers in a large product
 STEP = 1e-3 * RATE  # operations that tracing one more operation or layer is worth: a millisecond

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from jaxmeter.intake.safety import budget, programs
-from jaxmeter.shapes import PROBES
+from jaxmeter.jaxpr.shapes import PROBES
 
 _LATE = (
     2**14

@@ -8,7 +8,7 @@ import jax
 from jaxmeter.intake.safety import budget
 from jaxmeter.intake.safety.work import compilations, of_equation, operations
 from jaxmeter.jaxpr.equations import bind, equations_in, values_of, variables
-from jaxmeter.memory import nbytes, peak
+from jaxmeter.jaxpr.memory import nbytes, peak
 
 _T = TypeVar("_T")
 

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
     used: list[Any] = [
         importlib.import_module("jaxmeter.intake.safety.messages"),
         importlib.import_module("jaxmeter.intake.safety.confinement"),
-        importlib.import_module("jaxmeter.intake.tf_files"),
+        importlib.import_module("jaxmeter.intake.tensorflow.files"),
     ]
     if arguments[0] == "-":
         back = os.dup(1)

@@ -1,0 +1,1 @@
+"""Attacks as configs: what they read, and how they come to scores."""

@@ -1,0 +1,92 @@
+"""The white-box attack that learns: Nasr et al.'s inference model."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ClassVar
+
+import jax
+import numpy as np
+
+from jaxmeter.attacks.interface import Epoch, Found, Part
+from jaxmeter.inference.attack import decayed_adamw, inference_model
+from jaxmeter.inference.attack import fit as fit_attack
+from jaxmeter.signals.spec import SignalSpec, white_box
+from jaxmeter.target import LOGITS, Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How the inference model is fitted: settings of `inference_model` and `fit`.
+
+    Attributes:
+      epochs: passes over the fit part.
+      learning_rate: AdamW's, at the start of its cosine decay.
+      weight_decay: AdamW's.
+      batch_size: records a step, half of them members.
+      members: size of the ensemble.
+      folds: parts of the fit part that models of the ensemble leave out in turn, see `fit`.
+    """
+
+    epochs: int = 25
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    batch_size: int = 128
+    members: int = 10
+    folds: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """The inference model of Nasr, Shokri, Houmansadr, fitted on known members; see `inference`.
+
+    Fitted on the fit part; the epoch is chosen on the select part and, by the models that did not
+    see them, on the records of the fit part.
+
+    Attributes:
+      spec: the signals it reads; None for the white box of `signals.white_box`: last layer's
+        gradients, logits, loss, label.
+      name: the row's name; by default "white box" if it reads gradients, activations or norms,
+        else "black box".
+      config: how it is fitted.
+    """
+
+    spec: SignalSpec | None = field(default=None, kw_only=False)
+    name: str = ""
+    config: FitConfig = FitConfig()
+    fits: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:  # noqa: D105
+        if not self.name:
+            object.__setattr__(self, "name", "black box" if self._black() else "white box")
+
+    def _black(self) -> bool:
+        spec = self.spec
+        return spec is not None and not (
+            spec.gradients or spec.gradient_norm or set(spec.outputs) - {LOGITS}
+        )
+
+    def reads(self, target: Target) -> SignalSpec:
+        """The signals it needs."""
+        return self.spec or white_box(target)
+
+    def run(self, key: jax.Array, fit: Part, select: Part, held: Part) -> Found:
+        """Scores of the select and the held-out part."""
+        config = self.config
+        attack = inference_model(members=config.members)
+        fitted = fit_attack(
+            key,
+            attack,
+            fit.signals,
+            fit.records.is_member,
+            optimizer=partial(decayed_adamw, config.learning_rate, config.weight_decay),
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            select=(select.signals, select.records.is_member),
+            folds=config.folds,
+        )
+        chosen, measured = (
+            np.asarray(attack.score(fitted.params, part.signals)) for part in (select, held)
+        )
+        epochs = enumerate(zip(*fitted.history[:3], strict=True))  # what an Epoch has
+        history = tuple(Epoch(i, *map(float, epoch)) for i, epoch in epochs)
+        return Found(chosen, measured, history, fitted.best_epoch)

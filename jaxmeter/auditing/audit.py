@@ -1,0 +1,257 @@
+"""One audit: from a target and records to a report."""
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial, reduce
+from typing import Literal
+
+import jax
+import numpy as np
+
+from jaxmeter.attacks.baselines import Blind
+from jaxmeter.attacks.interface import Part, SeenBy
+from jaxmeter.attacks.learned import Learned
+from jaxmeter.attacks.suite import (
+    WITH_REFERENCES,
+    AnyAttack,
+    calibrated,
+    check_names,
+    check_references,
+    found_by,
+    read_by,
+    union,
+)
+from jaxmeter.attacks.training_free import TRAINING_FREE
+from jaxmeter.attacks.with_references import Calibrated
+from jaxmeter.auditing.assembly import described, versions
+from jaxmeter.auditing.layers import completed, measured_layers
+from jaxmeter.auditing.references import References, Shadows, epochs_shown, seen_by, trained
+from jaxmeter.auditing.rows import counts, declined, measured
+from jaxmeter.data.records import Records
+from jaxmeter.data.splits import split_indices
+from jaxmeter.jaxpr.memory import tree_bytes
+from jaxmeter.prng import stream
+from jaxmeter.report.report import Report
+from jaxmeter.scores import correctness
+from jaxmeter.shadow import stacked
+from jaxmeter.shadow.extraction import check_memory
+from jaxmeter.signals.extraction import check_records, extract
+from jaxmeter.signals.planning import DEVICE_BUDGET
+from jaxmeter.signals.spec import SignalSpec
+from jaxmeter.target import Target
+
+Progress = Callable[[str, int, int], None]
+
+
+def audit(
+    target: Target,
+    records: Records,
+    *,
+    key: jax.Array,
+    attacks: Sequence[AnyAttack] | None = None,
+    references: References | Shadows | None = None,
+    fractions: tuple[float, float, float] = (0.4, 0.1, 0.5),
+    overlap: Literal["error", "drop"] = "error",
+    device_budget: int = DEVICE_BUDGET,
+    host_budget: int | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Runs attacks on a target and measures them on the same held-out records.
+
+    The records are split at random into three parts that share no content: `fit` (learned attacks
+    are fitted on it), `select` (best epoch, thresholds), `held` (every figure of the report).
+    Signals are extracted once for all attacks.
+
+    Args:
+      target: the classifier under audit.
+      records: records of known membership, members and non-members drawn alike.
+      key: PRNG key, consumed: split and learned attacks follow from it, each attack by its name, so
+        that what one finds does not depend on which others run.
+      attacks: what to run, in the order of the report's rows; None for the training-free attacks of
+        `TRAINING_FREE`, the learned black box and white box, with references the attacks of
+        `WITH_REFERENCES`, and the blind baseline.
+      references: models for the attacks that compare the target with such: some there are already,
+        or how to train some on the audited records. The same attacks on these models in turn show
+        how figures spread over targets.
+      fractions: shares of fit, select and held-out part.
+      overlap: what to do if a record is given both as member and as non-member, see `split`.
+      device_budget: bytes on the device for target, batch and intermediate arrays.
+      host_budget: bytes of host memory the signals may take, the reference models' included; None
+        for no limit.
+      progress: called as `progress(stage, done, total)`.
+
+    Raises:
+      ValueError: for records that do not fit the target or overlap, parts that are too small, names
+        the target does not have, two attacks of one name, or a budget that is too small. All of it
+        before the first signal is computed, but for what reference models' signals take: that is
+        known after the target's, and before the first model is trained.
+
+    >>> import jax, numpy as np, jaxmeter as jm
+    >>> net = jm.from_function(lambda p, s, x: x @ p["w"], {"w": np.ones((3, 2), "f")})
+    >>> x, y = np.random.default_rng(0).normal(size=(80, 3)), np.arange(80) % 2
+    >>> records = jm.Records.of(members=(x[:40], y[:40]), nonmembers=(x[40:], y[40:]))
+    >>> report = jm.audit(net, records, key=jax.random.key(0), attacks=[jm.NegativeLoss()])
+    >>> report.rows[0].name, report.rows[0].result.n_members
+    ('negative loss', 20)
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        report = _audit(
+            target,
+            records,
+            key,
+            attacks,
+            references,
+            fractions,
+            overlap,
+            device_budget,
+            host_budget,
+            progress,
+        )
+    notes = [str(warning.message) for warning in caught]
+    notes += declined(report.rows)
+    for warning in caught:  # the caller's own filters decide what becomes of them
+        warnings.warn(warning.message, warning.category, stacklevel=2)
+    return replace(report, notes=tuple(dict.fromkeys(notes)))
+
+
+def _audit(
+    target: Target,
+    records: Records,
+    key: jax.Array,
+    attacks: Sequence[AnyAttack] | None,
+    references: References | Shadows | None,
+    fractions: tuple[float, float, float],
+    overlap: Literal["error", "drop"],
+    device_budget: int,
+    host_budget: int | None,
+    progress: Progress | None,
+) -> Report:
+    if attacks is None:
+        with_references = () if references is None else WITH_REFERENCES
+        learned = Learned(spec=SignalSpec()), Learned()
+        attacks = (*TRAINING_FREE, *learned, *with_references, Blind())
+    check_names(attacks)
+    check_references(attacks, given=references is not None)
+    target = target.for_inputs(records.x.shape[1:])
+    check_records(target, records)
+    reads = [read_by(attack, target) for attack in attacks]
+    wanted = completed(union(reads, target), target)
+    seed = " ".join(map(str, jax.random.key_data(key).ravel().tolist()))
+    indices = split_indices(stream(key, "split"), records, fractions, overlap=overlap)
+    used = np.concatenate(indices)
+    start = time.perf_counter()
+    signals = extract(
+        target,
+        records.rows(used),
+        wanted,
+        device_budget=device_budget,
+        host_budget=host_budget,
+        progress=progress and partial(progress, "signals"),
+    )
+    signal_seconds = time.perf_counter() - start
+    signal_bytes = tree_bytes(signals)
+    bounds = np.cumsum([0, *(index.size for index in indices)])
+    slices = [slice(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    start = time.perf_counter()
+    seen = None
+    if references is not None:
+        seen = _seen(
+            stream(key, "references"),
+            references,
+            records.rows(used),
+            attacks,
+            device_budget,
+            None if host_budget is None else host_budget - signal_bytes,
+            progress,
+        )
+    reference_seconds = time.perf_counter() - start
+    parts = [
+        Part(records.rows(index), signals.rows(rows), seen and seen.rows(rows))
+        for index, rows in zip(indices, slices, strict=True)
+    ]
+    rows = []
+    truth = [part.records.is_member for part in parts]
+    for i, (attack, spec) in enumerate(zip(attacks, reads, strict=True)):
+        if progress:
+            progress("attacks", i, len(attacks))
+        start = time.perf_counter()
+        found = found_by(key, attack, spec, *parts)
+        seconds = time.perf_counter() - start
+        needs = isinstance(attack, Calibrated)
+        rows.append(
+            measured(
+                attack,
+                found,
+                spec=spec,
+                target=target.spec,
+                truth=truth,
+                seconds=seconds,
+                models=len(seen.was_member) if seen and needs else 0,
+            )
+        )
+    if progress:
+        progress("attacks", len(attacks), len(attacks))
+    correct = correctness(signals)
+    known = records.is_member[used]
+    return Report(
+        rows=tuple(rows),
+        held=parts[2].records,
+        held_index=indices[2],
+        parts=tuple(map(counts, truth)),  # type: ignore[arg-type]
+        target=target.spec,
+        accuracy=(float(correct[known].mean()), float(correct[~known].mean())),
+        seed=seed,
+        signal_seconds=signal_seconds,
+        signal_bytes=signal_bytes,
+        versions=versions(),
+        device=", ".join(str(device) for device in jax.local_devices()),
+        settings={
+            "fractions": list(fractions),
+            "overlap": overlap,
+            "attacks": [repr(attack) for attack in attacks],
+            **described(references, seen, reference_seconds),
+        },
+        layers=measured_layers(
+            parts[2].signals, parts[2].records, target.spec, parts[2].references
+        ),
+    )
+
+
+def _seen(
+    key: jax.Array,
+    references: References | Shadows,
+    records: Records,
+    attacks: Sequence[AnyAttack],
+    device_budget: int,
+    host_budget: int | None,
+    progress: Progress | None,
+) -> SeenBy:
+    """The records as the reference models see them, which are trained first if need be."""
+    if isinstance(references, Shadows):
+        model = references.architecture.target
+    else:
+        model = stacked.model(references.models, 0)
+    model = model.for_inputs(records.x.shape[1:])
+    wanted = [attack.reads(model).resolved(model) for attack in calibrated(attacks)]
+    spec = completed(reduce(lambda a, b: a.union(b), wanted), model)
+    if isinstance(references, Shadows):
+        check_memory(
+            model,
+            references.k,
+            records,
+            spec,
+            host_budget=host_budget,
+            device_budget=device_budget,
+        )
+        references = trained(key, references, records, epochs_shown(progress))
+    return seen_by(
+        references,
+        records,
+        spec,
+        device_budget=device_budget,
+        host_budget=host_budget,
+        progress=progress and partial(progress, "reference signals"),
+    )

@@ -1,0 +1,5 @@
+"""The command `jaxmeter`."""
+
+from jaxmeter.cli.commands import main
+
+__all__ = ["main"]

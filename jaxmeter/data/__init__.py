@@ -1,0 +1,1 @@
+"""Records, their splits, and the files they come from."""

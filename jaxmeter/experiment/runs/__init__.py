@@ -1,0 +1,1 @@
+"""Runs: one, a sweep of them, on one machine or many."""

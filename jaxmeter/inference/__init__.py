@@ -1,0 +1,1 @@
+"""The inference model of Nasr et al. (2019)."""

@@ -1,0 +1,55 @@
+"""The ONNX operators that can be evaluated, one small JAX function each.
+
+A function takes the operator's inputs in order, NumPy arrays where they are known before the data
+and JAX arrays otherwise (None for one left out), and its attributes under their ONNX names. One
+that declares `opset` gets the version its node was written for; one that declares `n_outputs` the
+number of outputs asked for.
+"""
+
+from jaxmeter.intake.onnx.ops import (
+    activations,
+    arrays,
+    attention,
+    casting,
+    control,
+    elementwise,
+    indexing,
+    layers,
+    losses,
+    matmul,
+    normalization,
+    pooling,
+    quantisation,
+    recurrent,
+    reductions,
+    resampling,
+    sequences,
+    signal,
+    tensorflow,
+)
+from jaxmeter.intake.onnx.ops.values import Table
+
+OPERATORS: Table = {}
+for _module in (
+    activations,
+    arrays,
+    attention,
+    casting,
+    control,
+    elementwise,
+    indexing,
+    layers,
+    losses,
+    matmul,
+    normalization,
+    pooling,
+    quantisation,
+    recurrent,
+    reductions,
+    resampling,
+    sequences,
+    signal,
+    tensorflow,
+):
+    assert not OPERATORS.keys() & _module.TABLE.keys()
+    OPERATORS.update(_module.TABLE)

@@ -1,0 +1,1 @@
+"""Models of tf_keras and TensorFlow, by way of ONNX."""

@@ -1,0 +1,1 @@
+"""What an audit found: values, words, tables, pages and figures."""

@@ -1,0 +1,1 @@
+"""The report's figures: pure functions from results to matplotlib's figures."""

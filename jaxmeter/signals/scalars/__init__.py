@@ -1,0 +1,1 @@
+"""Signals that are one number a record and layer or variable."""
