@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDev
 AXIS = "records"
 
 
-class Crew(NamedTuple):
+class Devices(NamedTuple):
     """The devices that share a batch, and this process's place among them."""
 
     devices: tuple[jax.Device, ...]
@@ -24,9 +24,9 @@ class Crew(NamedTuple):
         return len(self.devices) // self.processes
 
     @property
-    def alone(self) -> "Crew":
+    def alone(self) -> "Devices":
         """One of this process's devices, by itself."""
-        return Crew((self._mine[0],), None, 1, 0)
+        return Devices((self._mine[0],), None, 1, 0)
 
     @property
     def _mine(self) -> list[jax.Device]:
@@ -48,8 +48,8 @@ class Crew(NamedTuple):
         return NamedSharding(self.mesh, spec)
 
 
-def crew_of(devices: Sequence[jax.Device], n: int) -> Crew:
-    """The crew for n records.
+def devices_for(devices: Sequence[jax.Device], n: int) -> Devices:
+    """The devices for n records.
 
     Raises:
       ValueError: if no device belongs to this process; or if some belong to others, but not as many
@@ -73,4 +73,4 @@ def crew_of(devices: Sequence[jax.Device], n: int) -> Crew:
         every = tuple(mine[:n])  # fewer records than devices: the others stay idle
         mine = mine[:n]
     mesh = Mesh(np.array(mine), (AXIS,)) if len(mine) > 1 else None
-    return Crew(every, mesh, len(counts), here if len(counts) > 1 else 0)
+    return Devices(every, mesh, len(counts), here if len(counts) > 1 else 0)

@@ -6,7 +6,7 @@ import pytest
 
 import jaxmeter as jm
 from helpers import linear_target, mlp_target, some_records
-from jaxmeter.attacks.interface import Part
+from jaxmeter.attacks.interface import Evidence
 from jaxmeter.cli import demo
 from jaxmeter.data.npz import read_npz
 from jaxmeter.data.splits import split_indices
@@ -143,7 +143,7 @@ def test_held_out_membership_is_never_looked_at(attack):
     spec = attack.reads(target)
     signals = jm.extract(target, records, (spec or jm.SignalSpec()).resolved(target))
     known, select, held = (
-        Part(records.rows(index), signals.rows(index))
+        Evidence(records.rows(index), signals.rows(index))
         for index in split_indices(jax.random.key(0), records)
     )
     flipped = held._replace(records=held.records._replace(is_member=~held.records.is_member))

@@ -672,7 +672,7 @@ def test_the_budget_grows_with_the_files(tmp_path):
         assert smaller.max_seconds < larger.max_seconds
     assert found[0].max_bytes < GIBIBYTE and found[-1].max_bytes > 8 * 10**9
     assert budget.budget_of(files[-2:]) == budget.budget_of([*files[-2:], *files[-2:]])
-    assert budget.budget_of(files, 7, 8.5) == budget.Budget(7, 8.5)
+    assert budget.budget_of(files, 7, 8.5) == budget.OpeningBudget(7, 8.5)
     for wrong in ({"max_bytes": 0}, {"max_seconds": -1.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             budget.budget_of(files, **wrong)

@@ -13,7 +13,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 import jaxmeter as jm
 from jaxmeter import reference
-from jaxmeter.attacks.interface import Part, SeenBy
+from jaxmeter.attacks.interface import Evidence, ReferenceSignals
 from jaxmeter.attacks.white_box import stacked
 from jaxmeter.auditing.references import seen_by, trained
 from jaxmeter.metrics import AttackResult
@@ -545,7 +545,7 @@ def parts_of(made, attack):
     signals, seen = jm.extract(target, data, spec), seen_by(models, data, spec)
     order = np.random.default_rng(0).permutation(2 * N)
     return [
-        Part(data.rows(rows), signals.rows(rows), seen.rows(rows))
+        Evidence(data.rows(rows), signals.rows(rows), seen.rows(rows))
         for rows in np.split(order, [N, N + N // 2])
     ]
 
@@ -579,7 +579,7 @@ def test_two_models_are_compared_with_and_teach_nothing(made):
     parts = parts_of(made, ATTACKS[1])
     two = [
         part._replace(
-            references=SeenBy(
+            references=ReferenceSignals(
                 jax.tree.map(lambda leaf: leaf[:2], part.references.signals),
                 part.references.was_member[:2],
             )
@@ -607,7 +607,9 @@ def test_what_references_cannot_say_is_said(made):
         ATTACKS[2].run(key, *surer)
     unseen = [
         part._replace(
-            references=SeenBy(part.references.signals, np.zeros_like(part.references.was_member))
+            references=ReferenceSignals(
+                part.references.signals, np.zeros_like(part.references.was_member)
+            )
         )
         for part in (fit, select, held)
     ]
@@ -639,5 +641,5 @@ def test_signals_of_target_and_models_are_in_one_order():
         expected = stacked(names, target, y)
         assert expected.shape == (6, 6)
         np.testing.assert_array_equal(stacked(names, target.rows(slice(None)), y), expected)
-        seen = SeenBy(models, np.ones((1, 6), bool)).rows(slice(None))
+        seen = ReferenceSignals(models, np.ones((1, 6), bool)).rows(slice(None))
         np.testing.assert_array_equal(stacked(names, seen.signals, y)[0], expected)

@@ -27,7 +27,7 @@ from jaxmeter.experiment.runs.run import attempt
 from jaxmeter.experiment.runs.sweep import shard_of
 from jaxmeter.experiment.stages import signals as signals_stage
 from jaxmeter.experiment.stages import target as target_stage
-from jaxmeter.experiment.stages.data import Dealt, known_rows
+from jaxmeter.experiment.stages.data import Splits, known_rows
 from jaxmeter.experiment.store import fingerprint
 from jaxmeter.metrics import MetricWarning
 from jaxmeter.prng import stream
@@ -647,7 +647,7 @@ def test_a_larger_budget_knows_what_a_smaller_one_knew():
     is_member = np.arange(200) % 2 == 0
     parts = np.arange(80), np.arange(80, 100), np.arange(100, 200)
     facts = {"members": "", "everything": "", "shape": (1,), "notes": []}
-    dealt = Dealt(parts=parts, y=np.zeros(200, int), is_member=is_member, **facts)
+    dealt = Splits(parts=parts, y=np.zeros(200, int), is_member=is_member, **facts)
     before: list[set[int]] = [set(), set()]
     for known in (10, 20, 33, 50):
         rows = known_rows(dealt, known=known, seed=0)

@@ -18,7 +18,7 @@ from conftest import REPOSITORY
 import jaxmeter as jm
 from jaxmeter import experiment
 from jaxmeter.experiment.runs import source, worker
-from jaxmeter.experiment.runs.schedule import Line, shared_stages
+from jaxmeter.experiment.runs.schedule import StageQueue, shared_stages
 from jaxmeter.experiment.stages import graph
 from jaxmeter.experiment.store import locks
 from jaxmeter.experiment.store.store import Store
@@ -200,7 +200,7 @@ def test_what_cannot_be_is_said_at_once(base, tmp_path, capsys, monkeypatch):
 
 def test_of_runs_that_share_a_stage_one_starts_and_the_others_follow(base):
     configs = experiment.expand(base, {"seed": (0, 1), "known": (None, 20, 30)})
-    line = Line(configs)
+    line = StageQueue(configs)
     assert [line.next(), line.next(), line.next()] == [0, 3, None]
     for label in ("records", "target", "intake"):
         line.passed(0, label)
@@ -243,10 +243,10 @@ def test_stages_are_shared_as_the_store_shares_them(base, tmp_path):
 # --- The study's source, and other machines ------------------------------------------------------
 
 
-def errand(store: Path, **changes) -> worker.Errand:
+def errand(store: Path, **changes) -> worker.Task:
     parts = {"roots": (), "files": ()}
     given = {"study": "fatal", "store": str(store), "token": None, "folder": os.getcwd()}
-    return worker.Errand(**given | {"shipment": source.Shipment(**parts)} | changes)
+    return worker.Task(**given | {"shipment": source.SourceBundle(**parts)} | changes)
 
 
 def test_a_studys_source_is_known_where_it_is_not(base, tmp_path, monkeypatch):
@@ -278,7 +278,7 @@ def test_a_studys_source_is_known_where_it_is_not(base, tmp_path, monkeypatch):
 )
 def test_a_source_that_cannot_be_imported_says_why(name, content, message, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
-    shipment = source.Shipment(roots=(name,), files=((name, f"/away/{name}.py", content),))
+    shipment = source.SourceBundle(roots=(name,), files=((name, f"/away/{name}.py", content),))
     outcome = worker.attempted("{}", "", errand(tmp_path, shipment=shipment), print)
     assert outcome is not None and outcome.state == "failed" and message in str(outcome.error)
 

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 import jaxmeter as jm
-from jaxmeter.attacks.interface import SeenBy
+from jaxmeter.attacks.interface import ReferenceSignals
 from jaxmeter.attacks.white_box import by_place, stacked
 from jaxmeter.auditing.layers import READS, measured_layers
 from jaxmeter.auditing.references import seen_by
@@ -61,7 +61,7 @@ def test_signals_of_target_and_references_are_paired_whatever_layers_are_called(
     spec = jm.CalibratedInference(signals=names).reads(target).resolved(target)
     mine = jm.extract(target, data, spec).rows(slice(5, 30)).only(spec)
     models = jm.shadow.extract(jm.shadow.stack([target, target]), data, spec)
-    theirs = SeenBy(models, np.ones((2, 40), bool)).rows(slice(5, 30)).signals
+    theirs = ReferenceSignals(models, np.ones((2, 40), bool)).rows(slice(5, 30)).signals
     observed, y = stacked(names, mine, data.y[5:30]), data.y[5:30]
     np.testing.assert_allclose(stacked(names, theirs, y), np.stack([observed] * 2), rtol=1e-6)
     distinct = {row.tobytes() for row in observed}

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 import jaxmeter as jm
-from jaxmeter.attacks.interface import Part, SeenBy
+from jaxmeter.attacks.interface import Evidence, ReferenceSignals
 from jaxmeter.auditing.references import membership_of, seen_by, trained
 from jaxmeter.data.records import content_ids
 from jaxmeter.reference import ReferenceWarning
@@ -298,14 +298,14 @@ def test_what_does_not_fit_is_refused_before_any_work():
     halves = jm.References(models=models, x=data.x, was_member=np.ones((2, 80), bool))
     with pytest.raises(ValueError, match="not the same numbers in both"):
         membership_of(halves, (255 * data.x).astype(np.int32))
-    part = Part(data, jm.extract(target, data, jm.SignalSpec()))
+    part = Evidence(data, jm.extract(target, data, jm.SignalSpec()))
     with pytest.raises(ValueError, match="there are none: pass"):
         jm.Lira().run(jax.random.key(0), part, part, part)
 
 
 def test_rows_of_what_models_saw_are_rows_of_records():
     signals = jm.Signals({"logits": jnp.arange(12.0).reshape(2, 3, 2)}, {}, {}, None, None)
-    seen = SeenBy(signals, np.array([[True, False, True], [False, True, False]]))
+    seen = ReferenceSignals(signals, np.array([[True, False, True], [False, True, False]]))
     some = seen.rows(np.array([2, 0]))
     np.testing.assert_array_equal(some.signals.logits[0], [[4, 5], [0, 1]])
     np.testing.assert_array_equal(some.was_member, [[True, True], [False, False]])

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 
 from jaxmeter.attacks.interface import Epoch
 from jaxmeter.data.records import Records
-from jaxmeter.meter.figures import Run, comparison_figure
+from jaxmeter.meter.figures import ComparedRun, comparison_figure
 from jaxmeter.metrics import MetricWarning, evaluate
 from jaxmeter.report import facts, findings, folder, page, verdict
 from jaxmeter.report.figures import gradient_norms
@@ -494,7 +494,7 @@ def test_gradient_norms_by_label_are_geometric_means_with_intervals(tmp_path):
 
 
 def test_several_runs_are_compared_by_their_own_figures(report):
-    runs = [Run(f"run {i}", row.result, (1.0, 0.8)) for i, row in enumerate(report.rows)]
+    runs = [ComparedRun(f"run {i}", row.result, (1.0, 0.8)) for i, row in enumerate(report.rows)]
     (ax,) = comparison_figure(runs).axes
     aucs, accuracies, inside, _ = (line.get_xdata() for line in ax.lines[:4])
     assert aucs.tolist() == [run.result.auc for run in runs]

@@ -24,7 +24,7 @@ from conftest import REPOSITORY
 
 import jaxmeter as jm
 from jaxmeter import cli, experiment
-from jaxmeter.attacks.suite import read_by
+from jaxmeter.attacks.suite import spec_of
 from jaxmeter.cli import demo as digits
 from jaxmeter.cli.commands import demo
 from jaxmeter.experiment import download, results
@@ -188,7 +188,7 @@ def test_layers_of_location30(tmp_path: Path, study: Any, capsys):
             x[:60].astype(np.float32), y[:60], n_classes=3, seed=0
         )
     )
-    reads = {attack.name: read_by(attack, target) for attack in module.BASE.attacks}
+    reads = {attack.name: spec_of(attack, target) for attack in module.BASE.attacks}
     assert reads["output hidden_2"].outputs == ("hidden_2",)
     assert reads["gradient out"].gradients == ("out/kernel", "out/bias")
     assert reads["norm hidden_1"].norms == ("hidden_1",)
@@ -258,12 +258,12 @@ def test_alexnet_on_records_of_the_form_of_cifar100(
     (folder,) = (tmp_path / "store" / "stages" / "intake").iterdir()
     target = examination.unloaded(examination.examined(folder)[0])
     assert [n for n in target.spec.layers if "conv" in n] == [*layers.CONVOLUTIONS]
-    reads = {attack.name: read_by(attack, target) for attack in first.BASE.attacks}
+    reads = {attack.name: spec_of(attack, target) for attack in first.BASE.attacks}
     assert reads["black box"].outputs == ("logits",) and not reads["black box"].loss
     assert reads["last two outputs"].outputs == ("flatten", "logits")
     assert reads["white box"].gradients == ("out/kernel", "out/bias") and reads["white box"].loss
     assert len(reads["white box + norms"].norms) == 6
-    of_layers = {attack.name: read_by(attack, target) for attack in layers.BASE.attacks}
+    of_layers = {attack.name: spec_of(attack, target) for attack in layers.BASE.attacks}
     assert of_layers["gradient conv_2"].gradients == ("conv_2/bias",)
     assert of_layers["output conv_1"].outputs == ("conv_1",) and not of_layers["norm out"].outputs
     # The study of sizes has the same target and signals.
@@ -581,7 +581,7 @@ def test_the_demos_study_has_the_demos_numbers(
     assert (base.fractions, base.overlap) == (asked["fractions"], asked["overlap"])
     target = asked["target"]
     mine, its = (
-        [(type(a), a.name, getattr(a, "config", None), read_by(a, target)) for a in attacks]
+        [(type(a), a.name, getattr(a, "config", None), spec_of(a, target)) for a in attacks]
         for attacks in (base.attacks, asked["attacks"])
     )
     assert mine == its

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from jaxmeter import scores as score_of
-from jaxmeter.attacks.interface import Found, Part
+from jaxmeter.attacks.interface import AttackOutput, Evidence
 from jaxmeter.signals.spec import SignalSpec
 from jaxmeter.target import Target
 
@@ -25,15 +25,15 @@ class ClassWise:
         """The signals it needs."""
         return SignalSpec(loss=False)
 
-    def run(self, key: jax.Array, fit: Part, select: Part, held: Part) -> Found:
+    def run(self, key: jax.Array, fit: Evidence, select: Evidence, held: Evidence) -> AttackOutput:
         """Scores of the select and the held-out part."""
         known = score_of.modified_entropy(fit.signals), fit.records.y, fit.records.is_member
 
-        def score(part: Part) -> NDArray:
+        def score(part: Evidence) -> NDArray:
             own = score_of.modified_entropy(part.signals)
             return score_of.class_wise_thresholds(own, part.records.y, *known)
 
-        return Found(score(select), score(held))
+        return AttackOutput(score(select), score(held))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +52,14 @@ class Blind:
         """No signal."""
         return None
 
-    def run(self, key: jax.Array, fit: Part, select: Part, held: Part) -> Found:
+    def run(self, key: jax.Array, fit: Evidence, select: Evidence, held: Evidence) -> AttackOutput:
         """Scores of the select and the held-out part."""
         seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
         trees = HistGradientBoostingClassifier(max_iter=50, random_state=seed)
 
-        def features(part: Part) -> NDArray:
+        def features(part: Evidence) -> NDArray:
             x, y = part.records.x, part.records.y
             return np.concatenate([x.reshape(len(x), -1), y[:, None]], axis=1).astype(np.float32)
 
         trees.fit(features(fit), fit.records.is_member)
-        return Found(*(trees.decision_function(features(part)) for part in (select, held)))
+        return AttackOutput(*(trees.decision_function(features(part)) for part in (select, held)))

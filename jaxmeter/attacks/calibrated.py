@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxmeter import logits
-from jaxmeter.attacks.interface import Found, Part, SeenBy, Spread
+from jaxmeter.attacks.interface import AttackOutput, Evidence, ReferenceSignals, Spread
 from jaxmeter.attacks.with_references import (
-    Calibrated,
+    NeedsReferences,
     attackable,
     seen_by_references,
     spread_of,
@@ -54,7 +54,7 @@ def statistic(name: Statistic, signals: Signals, y: NDArray) -> NDArray:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OfOneStatistic(Calibrated):
+class OfOneStatistic(NeedsReferences):
     """A score of `jaxmeter.reference` that reads one number a record; not itself an attack."""
 
     statistic: Statistic = "log odds"
@@ -70,17 +70,17 @@ class OfOneStatistic(Calibrated):
             return SignalSpec(outputs=(), loss=False, label=False, gradient_norm=True)
         return SignalSpec(loss=False, label=False)
 
-    def options(self, parts: "Statistics") -> dict[str, Any]:
+    def options(self, parts: "PartStatistics") -> dict[str, Any]:
         """Settings of this attack's function."""
         return {}
 
-    def run(self, key: jax.Array, fit: Part, select: Part, held: Part) -> Found:
+    def run(self, key: jax.Array, fit: Evidence, select: Evidence, held: Evidence) -> AttackOutput:
         """Scores of the select and the held-out part.
 
         The fit part's non-members are the population of the attacks that have one; nothing else of
         the target's membership is used.
         """
-        given = Statistics(self.statistic, fit, select, held)
+        given = PartStatistics(self.statistic, fit, select, held)
         warn_if_unlike(self.statistic, given.observed, given.references)
         score = partial(type(self).function, **self.options(given))
         options: dict[str, Any] = {}
@@ -88,9 +88,9 @@ class OfOneStatistic(Calibrated):
             options["population"] = given.population()
         scores = score(given.observed, given.references, given.was_member, **options)
         cut = len(select.records.y)
-        return Found(scores[:cut], scores[cut:], spread=self._spread(score, given))
+        return AttackOutput(scores[:cut], scores[cut:], spread=self._spread(score, given))
 
-    def _spread(self, score: Callable[..., NDArray], given: "Statistics") -> Spread | None:
+    def _spread(self, score: Callable[..., NDArray], given: "PartStatistics") -> Spread | None:
         """The same attack on reference models in turn, by the others."""
         targets = attackable(given.was_member)
         if targets is None:
@@ -108,14 +108,14 @@ class OfOneStatistic(Calibrated):
         return spread_of(scores, given.was_member[targets])
 
 
-class Statistics:
+class PartStatistics:
     """One statistic of the parts, of the target and of the reference models."""
 
-    def __init__(self, name: Statistic, fit: Part, select: Part, held: Part) -> None:
+    def __init__(self, name: Statistic, fit: Evidence, select: Evidence, held: Evidence) -> None:
         """Of the select and held-out part together; the fit part is kept apart."""
         seen = [seen_by_references(part) for part in (fit, select, held)]
 
-        def of(part: Part, models: SeenBy) -> tuple[NDArray, NDArray]:
+        def of(part: Evidence, models: ReferenceSignals) -> tuple[NDArray, NDArray]:
             y = part.records.y
             return statistic(name, part.signals, y), statistic(name, models.signals, y)
 
@@ -152,7 +152,7 @@ class Lira(OfOneStatistic):
     def _named(self) -> str:
         return super()._named() + (", own variance" if self.variance == "own" else "")
 
-    def options(self, parts: Statistics) -> dict[str, Any]:
+    def options(self, parts: PartStatistics) -> dict[str, Any]:
         """Of `reference.lira`."""
         return {"variance": self.variance}
 
@@ -189,7 +189,7 @@ class LogRatioOffline(OfOneStatistic):
     title: ClassVar[str] = "log-ratio offline"
     function: ClassVar[Any] = staticmethod(log_ratio_offline)
 
-    def options(self, parts: Statistics) -> dict[str, Any]:
+    def options(self, parts: PartStatistics) -> dict[str, Any]:
         """Of `reference.log_ratio_offline`."""
         if self.a is not None:
             return {"a": self.a}
@@ -212,7 +212,7 @@ class Rmia(OfOneStatistic):
     needs_population: ClassVar[bool] = True
     function: ClassVar[Any] = staticmethod(rmia)
 
-    def options(self, parts: Statistics) -> dict[str, Any]:
+    def options(self, parts: PartStatistics) -> dict[str, Any]:
         """Of `reference.rmia`."""
         return {"gamma": self.gamma}
 
@@ -233,7 +233,7 @@ class RmiaOffline(Rmia):
     title: ClassVar[str] = "RMIA offline"
     function: ClassVar[Any] = staticmethod(rmia_offline)
 
-    def options(self, parts: Statistics) -> dict[str, Any]:
+    def options(self, parts: PartStatistics) -> dict[str, Any]:
         """Of `reference.rmia_offline`."""
         a = self.a
         if a is None:

@@ -57,7 +57,7 @@ def _summary(values: NDArray) -> dict[str, Any]:
     }
 
 
-class SeenBy(NamedTuple):
+class ReferenceSignals(NamedTuple):
     """Records as k reference models see them.
 
     Attributes:
@@ -68,18 +68,18 @@ class SeenBy(NamedTuple):
     signals: Signals
     was_member: NDArray
 
-    def rows(self, index: NDArray | slice) -> "SeenBy":
+    def rows(self, index: NDArray | slice) -> "ReferenceSignals":
         """The same of some of the records."""
         signals = jax.tree.map(lambda leaf: leaf[:, index], self.signals)
-        return SeenBy(signals, self.was_member[:, index])
+        return ReferenceSignals(signals, self.was_member[:, index])
 
 
-class Part(NamedTuple):
+class Evidence(NamedTuple):
     """One part of the records with its signals; `references` where there are reference models."""
 
     records: Records
     signals: Signals
-    references: SeenBy | None = None
+    references: ReferenceSignals | None = None
 
 
 class Epoch(NamedTuple):
@@ -91,7 +91,7 @@ class Epoch(NamedTuple):
     select_auc: float
 
 
-class Found(NamedTuple):
+class AttackOutput(NamedTuple):
     """What an attack says: scores of the select and of the held-out part, higher = member.
 
     `spread` is the same attack on reference models in turn, where it has some to be attacked.

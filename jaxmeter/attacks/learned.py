@@ -7,7 +7,7 @@ from typing import ClassVar
 import jax
 import numpy as np
 
-from jaxmeter.attacks.interface import Epoch, Found, Part
+from jaxmeter.attacks.interface import AttackOutput, Epoch, Evidence
 from jaxmeter.inference.attack import decayed_adamw, inference_model
 from jaxmeter.inference.attack import fit as fit_attack
 from jaxmeter.signals.spec import SignalSpec, white_box
@@ -69,7 +69,7 @@ class Learned:
         """The signals it needs."""
         return self.spec or white_box(target)
 
-    def run(self, key: jax.Array, fit: Part, select: Part, held: Part) -> Found:
+    def run(self, key: jax.Array, fit: Evidence, select: Evidence, held: Evidence) -> AttackOutput:
         """Scores of the select and the held-out part."""
         config = self.config
         attack = inference_model(members=config.members)
@@ -89,4 +89,4 @@ class Learned:
         )
         epochs = enumerate(zip(*fitted.history[:3], strict=True))  # what an Epoch has
         history = tuple(Epoch(i, *map(float, epoch)) for i, epoch in epochs)
-        return Found(chosen, measured, history, fitted.best_epoch)
+        return AttackOutput(chosen, measured, history, fitted.best_epoch)

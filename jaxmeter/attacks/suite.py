@@ -17,7 +17,7 @@ from jaxmeter.attacks.calibrated import (
     Rmia,
     RmiaOffline,
 )
-from jaxmeter.attacks.interface import Found, Part
+from jaxmeter.attacks.interface import AttackOutput, Evidence
 from jaxmeter.attacks.learned import Learned
 from jaxmeter.attacks.training_free import (
     Confidence,
@@ -32,7 +32,7 @@ from jaxmeter.attacks.white_box import (
     CalibratedInferenceOffline,
     CalibratedInferenceSupervised,
 )
-from jaxmeter.attacks.with_references import Calibrated
+from jaxmeter.attacks.with_references import NeedsReferences
 from jaxmeter.prng import stream
 from jaxmeter.signals.spec import ResolvedSpec, SignalSpec
 from jaxmeter.target import Target
@@ -98,7 +98,7 @@ def check_references(attacks: Sequence[AnyAttack], *, given: bool, remedy: str =
         )
 
 
-def read_by(attack: AnyAttack, target: Target) -> ResolvedSpec | None:
+def spec_of(attack: AnyAttack, target: Target) -> ResolvedSpec | None:
     """The signals an attack reads, in the target's names; only `target.spec` is looked at."""
     spec = attack.reads(target)
     return None if spec is None else spec.resolved(target)
@@ -111,7 +111,7 @@ def calibrated(attacks: Sequence[AnyAttack]) -> list[OfOneStatistic | Calibrated
     ]
 
 
-def union(reads: Sequence[ResolvedSpec | None], target: Target) -> ResolvedSpec:
+def union_of_specs(reads: Sequence[ResolvedSpec | None], target: Target) -> ResolvedSpec:
     """What to extract once for attacks that read these, and for the target's accuracy."""
     wanted = SignalSpec().resolved(target)
     for spec in reads:
@@ -119,16 +119,16 @@ def union(reads: Sequence[ResolvedSpec | None], target: Target) -> ResolvedSpec:
     return wanted
 
 
-def found_by(
+def run_attack(
     key: jax.Array,
     attack: AnyAttack,
     spec: ResolvedSpec | None,
-    fit: Part,
-    select: Part,
-    held: Part,
-) -> Found:
+    fit: Evidence,
+    select: Evidence,
+    held: Evidence,
+) -> AttackOutput:
     """What an attack finds, given no more of the signals than it reads."""
     mine = (p._replace(signals=p.signals.only(spec)) if spec else p for p in (fit, select, held))
-    if not isinstance(attack, Calibrated):
+    if not isinstance(attack, NeedsReferences):
         mine = (part._replace(references=None) for part in mine)
     return attack.run(stream(key, f"attack: {attack.name}"), *mine)

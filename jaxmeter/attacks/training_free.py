@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import jax
 
 from jaxmeter import scores as score_of
-from jaxmeter.attacks.interface import Found, Part
+from jaxmeter.attacks.interface import AttackOutput, Evidence
 from jaxmeter.signals.spec import SignalSpec
 from jaxmeter.target import Target
 
@@ -23,10 +23,10 @@ class _TrainingFree:
         """The signals it needs."""
         return self.spec
 
-    def run(self, key: jax.Array, fit: Part, select: Part, held: Part) -> Found:
+    def run(self, key: jax.Array, fit: Evidence, select: Evidence, held: Evidence) -> AttackOutput:
         """Scores of the select and the held-out part."""
         score = type(self).score
-        return Found(score(select.signals), score(held.signals))
+        return AttackOutput(score(select.signals), score(held.signals))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxmeter import logits
-from jaxmeter.attacks.interface import Found, Part
+from jaxmeter.attacks.interface import AttackOutput, Evidence
 from jaxmeter.attacks.with_references import (
-    Calibrated,
+    NeedsReferences,
     attackable,
     seen_by_references,
     spread_of,
@@ -85,7 +85,7 @@ def _counted(name: str) -> list[tuple[int, str]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibratedInference(Calibrated):
+class CalibratedInference(NeedsReferences):
     """A network on signals calibrated by reference models; see `reference.learn`.
 
     It is fitted on the reference models, of which it is known what they were trained on, and knows
@@ -117,7 +117,7 @@ class CalibratedInference(Calibrated):
             scalars=tuple(kind for kind in SCALARS if kind in self.signals),
         )
 
-    def run(self, key: jax.Array, fit: Part, select: Part, held: Part) -> Found:
+    def run(self, key: jax.Array, fit: Evidence, select: Evidence, held: Evidence) -> AttackOutput:
         """Scores of the select and the held-out part; nobody's membership in the target is used."""
         observed, references, was_member = self._given(fit, select, held)
         _check_both(was_member)
@@ -133,7 +133,7 @@ class CalibratedInference(Calibrated):
             features = calibrate(observed, references, was_member, online=self.online)
             ratio = separation(features, online=self.online)[:, 0]
             _, mine, theirs = np.split(ratio, ends)
-            return Found(mine, theirs)
+            return AttackOutput(mine, theirs)
         learned = learn(key, references, was_member, online=self.online, config=self.network)
         if not learned.uses_networks:
             warnings.warn(
@@ -148,9 +148,9 @@ class CalibratedInference(Calibrated):
         if targets is not None and learned.left_out is not None:
             spread = spread_of(learned.left_out[targets, first:], was_member[targets, first:])
         _, mine, theirs = np.split(scores, ends)
-        return Found(mine, theirs, spread=spread)
+        return AttackOutput(mine, theirs, spread=spread)
 
-    def _given(self, *parts: Part) -> tuple[NDArray, NDArray, NDArray]:
+    def _given(self, *parts: Evidence) -> tuple[NDArray, NDArray, NDArray]:
         """Signals of target and models, membership of the models, of all parts together."""
         observed, references, was_member = [], [], []
         for part in parts:
@@ -182,7 +182,7 @@ class CalibratedInferenceSupervised(CalibratedInference):
     title: ClassVar[str] = "calibrated supervised"
     fits: ClassVar[bool] = True
 
-    def run(self, key: jax.Array, fit: Part, select: Part, held: Part) -> Found:
+    def run(self, key: jax.Array, fit: Evidence, select: Evidence, held: Evidence) -> AttackOutput:
         """Scores of the select and the held-out part; it knows the members of the fit part."""
         observed, references, was_member = self._given(fit, select, held)
         _check_both(was_member)
@@ -197,7 +197,7 @@ class CalibratedInferenceSupervised(CalibratedInference):
             known=is_known,
             config=self.network,
         )
-        return Found(scores[first : first + second], scores[first + second :])
+        return AttackOutput(scores[first : first + second], scores[first + second :])
 
 
 def _check_both(was_member: NDArray) -> None:

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxmeter.attacks.interface import FPRS, Part, SeenBy, Spread
+from jaxmeter.attacks.interface import FPRS, Evidence, ReferenceSignals, Spread
 from jaxmeter.metrics import AttackResult, MetricWarning
 from jaxmeter.reference.inputs import ReferenceWarning
 
@@ -16,7 +16,7 @@ _TARGETS = 32  # reference models that are attacked for the spread over targets,
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibrated:
+class NeedsReferences:
     """What attacks with reference models have in common; not itself an attack."""
 
     name: str = ""
@@ -80,9 +80,9 @@ def warn_if_unlike(name: str, observed: NDArray, references: NDArray) -> None:
         )
 
 
-def seen_by_references(part: Part) -> SeenBy:
+def seen_by_references(part: Evidence) -> ReferenceSignals:
     """The part's records as reference models see them; ValueError if there are no such models."""
-    if not isinstance(part.references, SeenBy):
+    if not isinstance(part.references, ReferenceSignals):
         raise ValueError(
             "this attack compares the target with reference models, and there are none: pass "
             "references=jaxmeter.Shadows(...) to train some, or jaxmeter.References(...)."

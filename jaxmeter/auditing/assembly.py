@@ -3,12 +3,12 @@
 import platform
 from importlib.metadata import version
 
-from jaxmeter.attacks.interface import SeenBy
+from jaxmeter.attacks.interface import ReferenceSignals
 from jaxmeter.auditing.references import References, Shadows
 
 
 def described(
-    references: References | Shadows | None, seen: SeenBy | None, seconds: float
+    references: References | Shadows | None, seen: ReferenceSignals | None, seconds: float
 ) -> dict[str, str]:
     """What reference models there were, for the report's settings."""
     if references is None or seen is None:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxmeter.attacks.baselines import Blind
-from jaxmeter.attacks.interface import Part, SeenBy
+from jaxmeter.attacks.interface import Evidence, ReferenceSignals
 from jaxmeter.attacks.learned import Learned
 from jaxmeter.attacks.suite import (
     WITH_REFERENCES,
@@ -19,12 +19,12 @@ from jaxmeter.attacks.suite import (
     calibrated,
     check_names,
     check_references,
-    found_by,
-    read_by,
-    union,
+    run_attack,
+    spec_of,
+    union_of_specs,
 )
 from jaxmeter.attacks.training_free import TRAINING_FREE
-from jaxmeter.attacks.with_references import Calibrated
+from jaxmeter.attacks.with_references import NeedsReferences
 from jaxmeter.auditing.assembly import described, versions
 from jaxmeter.auditing.layers import completed, measured_layers
 from jaxmeter.auditing.references import References, Shadows, epochs_shown, seen_by, trained
@@ -137,8 +137,8 @@ def _audit(
     check_references(attacks, given=references is not None)
     target = target.for_inputs(records.x.shape[1:])
     check_records(target, records)
-    reads = [read_by(attack, target) for attack in attacks]
-    wanted = completed(union(reads, target), target)
+    reads = [spec_of(attack, target) for attack in attacks]
+    wanted = completed(union_of_specs(reads, target), target)
     seed = " ".join(map(str, jax.random.key_data(key).ravel().tolist()))
     indices = split_indices(stream(key, "split"), records, fractions, overlap=overlap)
     used = np.concatenate(indices)
@@ -169,7 +169,7 @@ def _audit(
         )
     reference_seconds = time.perf_counter() - start
     parts = [
-        Part(records.rows(index), signals.rows(rows), seen and seen.rows(rows))
+        Evidence(records.rows(index), signals.rows(rows), seen and seen.rows(rows))
         for index, rows in zip(indices, slices, strict=True)
     ]
     rows = []
@@ -178,9 +178,9 @@ def _audit(
         if progress:
             progress("attacks", i, len(attacks))
         start = time.perf_counter()
-        found = found_by(key, attack, spec, *parts)
+        found = run_attack(key, attack, spec, *parts)
         seconds = time.perf_counter() - start
-        needs = isinstance(attack, Calibrated)
+        needs = isinstance(attack, NeedsReferences)
         rows.append(
             measured(
                 attack,
@@ -228,7 +228,7 @@ def _seen(
     device_budget: int,
     host_budget: int | None,
     progress: Progress | None,
-) -> SeenBy:
+) -> ReferenceSignals:
     """The records as the reference models see them, which are trained first if need be."""
     if isinstance(references, Shadows):
         model = references.architecture.target

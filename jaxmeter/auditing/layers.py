@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxmeter.attacks.interface import SeenBy
+from jaxmeter.attacks.interface import ReferenceSignals
 from jaxmeter.attacks.white_box import Signal, by_place
 from jaxmeter.attacks.with_references import warn_if_unlike
 from jaxmeter.auditing.references import References, Shadows, epochs_shown, seen_by, trained
@@ -131,7 +131,7 @@ def completed(spec: ResolvedSpec, target: Target) -> ResolvedSpec:
 
 
 def measured_layers(
-    signals: Signals, records: Records, target: TargetSpec, seen: SeenBy | None = None
+    signals: Signals, records: Records, target: TargetSpec, seen: ReferenceSignals | None = None
 ) -> LayerMap | None:
     """The map of what the signals hold of it; None where there is nothing to rank.
 
@@ -231,7 +231,7 @@ def _uncounted(place: str) -> str:
     return re.sub(r"(_?\d+)+", "", place)
 
 
-def _score(mine: NDArray, theirs: NDArray, seen: SeenBy | None) -> NDArray | None:
+def _score(mine: NDArray, theirs: NDArray, seen: ReferenceSignals | None) -> NDArray | None:
     """A score of each record, `[n]`; None where numbers are not finite, which have no ratio."""
     if seen is None:
         return None if np.isnan(mine).any() else mine
@@ -243,7 +243,7 @@ def _score(mine: NDArray, theirs: NDArray, seen: SeenBy | None) -> NDArray | Non
 
 
 def _output(
-    signals: Signals, y: NDArray, is_member: NDArray, seen: SeenBy | None
+    signals: Signals, y: NDArray, is_member: NDArray, seen: ReferenceSignals | None
 ) -> AttackResult | None:
     if LOGITS not in signals.outputs or (seen and LOGITS not in seen.signals.outputs):
         return None

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from jaxmeter.attacks.interface import SeenBy
+from jaxmeter.attacks.interface import ReferenceSignals
 from jaxmeter.data.records import Records, content_ids
 from jaxmeter.prng import stream
 from jaxmeter.progress import Progress
@@ -153,7 +153,7 @@ def seen_by(
     device_budget: int = DEVICE_BUDGET,
     host_budget: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> SeenBy:
+) -> ReferenceSignals:
     """The records as the reference models see them. Models that are not finite are left out.
 
     `out` is a folder for the signals, see `shadow.extract`; None to keep them in memory, of which
@@ -175,7 +175,7 @@ def seen_by(
         host_budget=host_budget,
         progress=progress,
     )
-    return SeenBy(signals, was_member)
+    return ReferenceSignals(signals, was_member)
 
 
 def membership_of(references: References, x: NDArray) -> NDArray:

@@ -10,14 +10,14 @@ from jaxmeter.report.result import Budget, Row
 from jaxmeter.target import LOGITS, TargetSpec, layer_of, resolve_variables
 
 if TYPE_CHECKING:  # Only for annotations: measuring does not depend on how attacks work.
-    from jaxmeter.attacks.interface import Found
+    from jaxmeter.attacks.interface import AttackOutput
     from jaxmeter.attacks.suite import AnyAttack
     from jaxmeter.signals.spec import ResolvedSpec
 
 
 def measured(
     attack: "AnyAttack",
-    found: "Found",
+    found: "AttackOutput",
     *,
     spec: "ResolvedSpec | None",
     target: TargetSpec,

@@ -11,7 +11,7 @@ from jax import Array
 from jaxmeter.signals.spec import Signals
 
 
-class Outcome(NamedTuple):
+class FitTrace(NamedTuple):
     """What the program returns."""
 
     first: Any  # params as initialised
@@ -37,7 +37,7 @@ def run(
     steps: int,
     half: int,
     folds: int,
-) -> Outcome:
+) -> FitTrace:
     """Fits `attack`, an `attack.Attack`; arguments as prepared by `attack.fit`.
 
     `members` and `others` are row numbers; `fold` a fold a record if `folds`; every epoch has
@@ -146,7 +146,7 @@ def run(
     carry = ((trained, optimizer.init(trained)), trained, first_scores, jnp.asarray(-jnp.inf))
     (now, best, best_scores, _), trace = jax.lax.scan(epoch, carry, jax.random.split(key, epochs))
     start = (jnp.zeros(()), *judged(first_scores))
-    return Outcome(
+    return FitTrace(
         first=whole(trained),
         best=whole(best),
         last=whole(now[0]),

@@ -38,7 +38,7 @@ class GradientComponent(nn.Module):
             rows = gradient @ kernel
         rows = nn.relu(rows + bias[None, None]).reshape(len(rows), -1)
         rows = nn.Dropout(self.dropout, deterministic=not train)(rows)
-        return nn.gelu(_dense(self.width)(rows))
+        return nn.gelu(nn.Dense(self.width, name="_Dense_0")(rows))
 
 
 class ImageComponent(nn.Module):
@@ -51,9 +51,7 @@ class ImageComponent(nn.Module):
     def __call__(self, image: Array, *, train: bool) -> Array:
         """`[n, 2 width]`."""
         window = (3,) * (image.ndim - 2)
-        bias = self.param("bias", nn.initializers.zeros, (self.width,))
-        image = nn.Conv(self.width, window, strides=2, use_bias=False)(image)
-        image = nn.gelu(image + bias.reshape((1,) * (image.ndim - 1) + (-1,)))
+        image = nn.gelu(nn.Conv(self.width, window, strides=2)(image))
         flat = image.reshape(len(image), -1, self.width)
         pooled = jnp.concatenate([flat.mean(axis=1), flat.max(axis=1)], axis=-1)
         return nn.Dropout(self.dropout, deterministic=not train)(pooled)
@@ -83,28 +81,14 @@ class InferenceModel(nn.Module):
             )
             parts.append(self.shrink * reader(image, train=train))
         hidden = jnp.concatenate(parts, axis=-1)
-        for width in self.widths:
-            hidden = nn.gelu(_dense(width, nn.initializers.he_normal())(hidden))
+        he, zeros = nn.initializers.he_normal(), nn.initializers.zeros
+        # A layer's name decides its initial weights: these keep those of earlier releases.
+        for i, width in enumerate(self.widths):
+            hidden = nn.gelu(nn.Dense(width, kernel_init=he, name=f"_Dense_{i}")(hidden))
             hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
-        correction = _dense(1, nn.initializers.zeros)(hidden)[:, 0]
+        last = nn.Dense(1, kernel_init=zeros, name=f"_Dense_{len(self.widths)}")
+        correction = last(hidden)[:, 0]
         return correction + self.param("slope", nn.initializers.ones, ()) * features.base
-
-
-class _Dense(nn.Module):
-    """A Dense layer that does not rely on rank promotion."""
-
-    width: int
-    kernel_init: Callable[..., Any]
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.width))
-        bias = self.param("bias", nn.initializers.zeros, (self.width,))
-        return x @ kernel + bias[None]
-
-
-def _dense(width: int, kernel_init: Any = None) -> _Dense:
-    return _Dense(width, kernel_init or nn.initializers.lecun_normal())
 
 
 def _plain(name: str) -> str:

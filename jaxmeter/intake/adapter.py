@@ -21,24 +21,24 @@ from jax.typing import ArrayLike
 
 from jaxmeter.intake.heads import (
     Choice,
-    Final,
+    FinalLayer,
     Form,
     Head,
-    Place,
-    Seen,
+    OutputPlace,
+    ProbeOutputs,
     check_row,
     chosen_head,
     cut,
 )
 from jaxmeter.intake.safety import budget
-from jaxmeter.intake.safety.programs import Program
+from jaxmeter.intake.safety.programs import CountedProgram
 from jaxmeter.jaxpr.lowering import lowered
 from jaxmeter.jaxpr.shapes import PROBES, Shape, TooExpensive, traced
 from jaxmeter.target import Outputs, Source, Target, TargetSpec
 
 _PACKAGE = str(Path(__file__).parents[1])
 
-Forward = Callable[[dict[str, Any], dict[str, Any], Array], Seen]
+Forward = Callable[[dict[str, Any], dict[str, Any], Array], ProbeOutputs]
 
 
 def as_target(
@@ -134,7 +134,9 @@ def as_target(
 # --- what the model takes and gives -------------------------------------------------------------
 
 
-def _survey(forward: Callable[[Array], Seen], shape: Shape, dtype: str, framework: str) -> Form:
+def _survey(
+    forward: Callable[[Array], ProbeOutputs], shape: Shape, dtype: str, framework: str
+) -> Form:
     """Traces a forward pass, finding sizes for open dimensions."""
     passes: list[tuple[dict[str, str | None], dict[str, str | None], bool]] = []
 
@@ -162,8 +164,8 @@ def _survey(forward: Callable[[Array], Seen], shape: Shape, dtype: str, framewor
         shape,
         record,
         "int32" if takes_tokens else dtype,
-        {name: Place(next(places), ending) for name, ending in outputs.items()},
-        {name: Place(next(places), ending) for name, ending in layers.items()},
+        {name: OutputPlace(next(places), ending) for name, ending in outputs.items()},
+        {name: OutputPlace(next(places), ending) for name, ending in layers.items()},
     )
 
 
@@ -174,7 +176,7 @@ def _compared(
     probe: Array,
     head: Head,
     original: Callable[[np.ndarray], Mapping[str, ArrayLike] | None],
-) -> tuple[dict[str, Array], Final, Mapping[str, ArrayLike] | None]:
+) -> tuple[dict[str, Array], FinalLayer, Mapping[str, ArrayLike] | None]:
     """Outputs on the probe batch, the part to audit, and the original's outputs.
 
     Of the layers only those are computed that these depend on, so that what is alive at once is
@@ -188,10 +190,10 @@ def _compared(
         ending[:] = rest
         return {name: final.value for name, final in seen.outputs.items()}, value, before
 
-    program = Program(f"its pass over {PROBES} records", values, params, state, probe)
+    program = CountedProgram(f"its pass over {PROBES} records", values, params, state, probe)
     theirs = original(np.asarray(probe))
     outputs, value, before = program()
-    return outputs, Final(value, before, ending[0]), theirs
+    return outputs, FinalLayer(value, before, ending[0]), theirs
 
 
 def _probe(form: Form, tokens: int | None) -> Array:
@@ -231,7 +233,7 @@ class _Reading(NamedTuple):
     words: str
 
 
-def _reading(form: Form, head: Head, final: Final) -> _Reading:
+def _reading(form: Form, head: Head, final: FinalLayer) -> _Reading:
     """How to have logits from the part to audit, given its values on a probe."""
     output, ending = final.value, final.ending
     width = output.shape[1]

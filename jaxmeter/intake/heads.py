@@ -18,7 +18,7 @@ class WrongChoice(TypeError):
     """What was given as `output` is of no form that chooses anything."""
 
 
-class Final(NamedTuple):
+class FinalLayer(NamedTuple):
     """An array that a model computes, and what it went through last.
 
     Attributes:
@@ -33,7 +33,7 @@ class Final(NamedTuple):
     ending: str | None
 
 
-class Seen(NamedTuple):
+class ProbeOutputs(NamedTuple):
     """One forward pass.
 
     Attributes:
@@ -42,12 +42,12 @@ class Seen(NamedTuple):
       takes_tokens: an embedding or a gather reads the input itself, so records are integers.
     """
 
-    outputs: dict[str, Final]
-    layers: dict[str, Final]
+    outputs: dict[str, FinalLayer]
+    layers: dict[str, FinalLayer]
     takes_tokens: bool
 
 
-class Place(NamedTuple):
+class OutputPlace(NamedTuple):
     """One array that the model computes, as tracing shows it."""
 
     leaf: Leaf
@@ -60,14 +60,14 @@ class Form(NamedTuple):
     shape: Shape  # of a record
     record: tuple[int, ...]  # the same with sizes for open dimensions that the model accepts
     dtype: str
-    outputs: dict[str, Place]
-    layers: dict[str, Place]
+    outputs: dict[str, OutputPlace]
+    layers: dict[str, OutputPlace]
 
 
 class Head(NamedTuple):
     """Which array is audited, and which part of a record's row of it."""
 
-    kind: str  # "outputs" or "layers", the field of `Seen`
+    kind: str  # "outputs" or "layers", the field of `ProbeOutputs`
     name: str
     indices: tuple[int, ...]
     chosen: bool  # by the user
@@ -86,7 +86,7 @@ class Head(NamedTuple):
         """The argument that would choose a part of it."""
         return f"output=({', '.join(map(repr, (self.name, *self.indices, *index)))})"
 
-    def of(self, seen: Seen) -> Final:
+    def of(self, seen: ProbeOutputs) -> FinalLayer:
         """The part as `[n, units]`."""
         value, before, ending = getattr(seen, self.kind)[self.name]
         if ending == "softmax" and len(self.indices) == value.ndim - 1 and value.shape[-1] > 1:
@@ -94,8 +94,8 @@ class Head(NamedTuple):
             z = before[(slice(None), *self.indices[:-1])]
             one = self.indices[-1] % z.shape[-1]
             rest = jax.nn.logsumexp(jnp.delete(z, one, axis=-1), axis=-1, keepdims=True)
-            return Final(cut(value, self.indices), z[:, one : one + 1] - rest, "sigmoid")
-        return Final(cut(value, self.indices), cut(before, self.indices), ending)
+            return FinalLayer(cut(value, self.indices), z[:, one : one + 1] - rest, "sigmoid")
+        return FinalLayer(cut(value, self.indices), cut(before, self.indices), ending)
 
 
 def cut(array: Array, index: tuple[int, ...]) -> Array:
@@ -154,7 +154,7 @@ def _listing(form: Form) -> str:
     return f"The outputs, as one record has them, are {listing}.{none} A layer's name will do too."
 
 
-def _words(place: Place) -> str:
+def _words(place: OutputPlace) -> str:
     if place.leaf.row is None:
         return f"{place.leaf.full} for {PROBES} records"
     ending = {"linear": "linear", None: "of another kind"}.get(
@@ -168,7 +168,7 @@ def _shown(row: Shape) -> str:
     return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
 
 
-def _use(name: str, place: Place) -> str | None:
+def _use(name: str, place: OutputPlace) -> str | None:
     """What an output could be audited as; None if it holds no class scores."""
     row, ending = place.leaf.row, place.ending
     if row is None or not jnp.issubdtype(place.leaf.dtype, jnp.floating):

@@ -33,7 +33,7 @@ from jaxmeter.intake.safety.keras_config import (
     unknown_classes,
     without_compilation,
 )
-from jaxmeter.intake.tensorflow.export import Place, unpacked
+from jaxmeter.intake.tensorflow.export import OutputFile, unpacked
 from jaxmeter.target import HERE, Target
 
 _RUNTIME = 2**30  # bytes that TensorFlow takes for itself when it first computes
@@ -279,7 +279,7 @@ def _apart(
             return _of_traced((export, found.original), str(path), output, held)
 
 
-def _budget() -> budget.Budget:
+def _budget() -> budget.OpeningBudget:
     found = budget.current()
     assert found is not None, "files are opened within a budget"
     return found
@@ -445,7 +445,7 @@ def _from_saved_model(
 
 
 @contextmanager
-def _places(path: Path) -> Iterator[list[Place]]:
+def _places(path: Path) -> Iterator[list[OutputFile]]:
     """Two folders with links to all that TensorFlow reads of a SavedModel but its graph."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         places = []
@@ -456,7 +456,7 @@ def _places(path: Path) -> Iterator[list[Place]]:
                 if (path / part).exists():
                     (place / part).symlink_to((path / part).absolute())
             file = stack.enter_context(open(place / "saved_model.pb", "wb"))
-            places.append(Place(str(place), file.fileno()))
+            places.append(OutputFile(str(place), file.fileno()))
         yield places
 
 

@@ -41,7 +41,7 @@ def risk_figure(probabilities: NDArray, is_member: NDArray, title: str = "") -> 
     return figure
 
 
-class Run(NamedTuple):
+class ComparedRun(NamedTuple):
     """One attack to compare with others.
 
     Attributes:
@@ -55,7 +55,7 @@ class Run(NamedTuple):
     target_accuracy: tuple[float, float]
 
 
-def comparison_figure(runs: Sequence[Run]) -> Figure:
+def comparison_figure(runs: Sequence[ComparedRun]) -> Figure:
     """AUC and balanced accuracy of several attacks with 95% intervals, and their targets'."""
     figure, (ax,) = sheet(1, 1, height=0.62 * len(runs) + 1.5)
     places = np.arange(len(runs))[::-1]

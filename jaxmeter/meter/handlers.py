@@ -13,7 +13,7 @@ from jaxmeter.data.privacy_meter import known_among, read_privacy_meter
 from jaxmeter.data.records import DataWarning, Records, content_ids
 
 
-class Dealt(NamedTuple):
+class AttackerRecords(NamedTuple):
     """Records as the files have them, dealt for an attack.
 
     Attributes:
@@ -123,7 +123,7 @@ class attack_data:  # noqa: N801 (that tool's name)
         """Records with `x` as the target takes it."""
         return records._replace(x=self.normalize(records.x))
 
-    def dealt(self) -> Dealt:
+    def dealt(self) -> AttackerRecords:
         """Known and test records, without a common content.
 
         Warns where there are fewer non-members than members: nothing is cut to fit.
@@ -142,11 +142,11 @@ class attack_data:  # noqa: N801 (that tool's name)
         known = np.concatenate([known_members, known_others])
         taken = np.isin(content, content[known])
         test = np.concatenate([members[~taken[members]], np.sort(clean[~taken[clean]])])
-        dealt = Dealt(self.records.rows(known), self.records.rows(test))
+        dealt = AttackerRecords(self.records.rows(known), self.records.rows(test))
         self._check(dealt)
         return dealt
 
-    def _check(self, dealt: Dealt) -> None:
+    def _check(self, dealt: AttackerRecords) -> None:
         for name, part in zip(("known", "test"), dealt, strict=True):
             inside = int(part.is_member.sum())
             outside = len(part.y) - inside

@@ -77,9 +77,9 @@ def logger(places: Places) -> Iterator[logging.Logger]:
     log = logging.Logger(f"jaxmeter.meter.{places.name}", logging.INFO)
     text = open(places.log, "a", encoding="utf-8", opener=_private)
     file = logging.StreamHandler(text)
-    file.setFormatter(_Printable("%(asctime)s %(message)s"))
+    file.setFormatter(_PrintableFormatter("%(asctime)s %(message)s"))
     console = logging.StreamHandler(sys.stdout)
-    console.setFormatter(_Printable())
+    console.setFormatter(_PrintableFormatter())
     log.addHandler(file)
     log.addHandler(console)
     try:
@@ -104,7 +104,7 @@ def _events(places: Places, **how: Any) -> Iterator[SummaryWriter]:
             path.rename(places.events / path.name)
 
 
-class _Printable(logging.Formatter):
+class _PrintableFormatter(logging.Formatter):
     """Lines that name layers, as files have them."""
 
     def format(self, record: logging.LogRecord) -> str:

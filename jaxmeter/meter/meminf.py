@@ -172,7 +172,7 @@ class initialize:  # noqa: N801 (that tool's name)
                     folds=0 if self.released else _FOLDS,
                 )
                 scores = self.attack.score(self.fitted.params, select_signals.only(self.spec))
-            self._trained = reporting.Trained(
+            self._trained = reporting.TrainedTarget(
                 name=self._places.name,
                 spec=self.spec,
                 target=target,
@@ -268,7 +268,7 @@ def compare(*runs: initialize, logs: str | PathLike[str] | None = None) -> Path:
     Raises:
       ValueError: if there is no run, or one was not tested.
     """
-    from jaxmeter.meter.figures import Run, comparison_figure
+    from jaxmeter.meter.figures import ComparedRun, comparison_figure
     from jaxmeter.meter.logs import write_comparison
 
     shown = []
@@ -276,7 +276,7 @@ def compare(*runs: initialize, logs: str | PathLike[str] | None = None) -> Path:
         if run.report is None:
             raise ValueError(f"{run.model_name!r} has not been tested: call test_attack() first.")
         row = run.report.rows[0]
-        shown.append(Run(row.name, row.result, run.report.accuracy))
+        shown.append(ComparedRun(row.name, row.result, run.report.accuracy))
     if not shown:
         raise ValueError("there is no run to compare; pass what initialize() returned.")
     figure = comparison_figure(shown)

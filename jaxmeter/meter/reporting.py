@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from jaxmeter.attacks.interface import Epoch, Found
+from jaxmeter.attacks.interface import AttackOutput, Epoch
 from jaxmeter.attacks.training_free import GradientNorm, NegativeLoss
 from jaxmeter.auditing.assembly import versions
 from jaxmeter.auditing.rows import counts, declined, measured
@@ -25,7 +25,7 @@ from jaxmeter.signals.spec import ResolvedSpec, Signals
 from jaxmeter.target import Target
 
 
-class Trained(NamedTuple):
+class TrainedTarget(NamedTuple):
     """What fitting an attack left for its test.
 
     Attributes:
@@ -49,7 +49,7 @@ class Trained(NamedTuple):
     seconds: float
 
 
-class _Named(NamedTuple):
+class _NamedScores(NamedTuple):
     """What a report wants to know of an attack."""
 
     name: str
@@ -57,7 +57,7 @@ class _Named(NamedTuple):
 
 
 def reported(
-    trained: Trained,
+    trained: TrainedTarget,
     target: Target,
     test: Records,
     signals: Signals,
@@ -80,10 +80,10 @@ def reported(
     epochs = enumerate(zip(*trained.fitted.history[:3], strict=True))
     history = tuple(Epoch(i, *map(float, epoch)) for i, epoch in epochs)
     best = trained.fitted.best_epoch
-    tried: list[tuple[Any, Found, ResolvedSpec, float]] = [
+    tried: list[tuple[Any, AttackOutput, ResolvedSpec, float]] = [
         (
-            _Named(trained.name),
-            Found(trained.select_scores, scores, history, best),
+            _NamedScores(trained.name),
+            AttackOutput(trained.select_scores, scores, history, best),
             trained.spec,
             trained.seconds,
         )
@@ -92,7 +92,7 @@ def reported(
         score = type(attack).score
         spec = attack.reads(target)
         assert spec is not None
-        found = Found(score(trained.select), score(signals))
+        found = AttackOutput(score(trained.select), score(signals))
         tried.append((attack, found, spec.resolved(trained.target), 0.0))
     truth = [*trained.truth, test.is_member]
     rows = [
@@ -117,7 +117,7 @@ def reported(
     )
 
 
-def write(places: logs.Places, trained: Trained, report: Report, left_out: int) -> None:
+def write(places: logs.Places, trained: TrainedTarget, report: Report, left_out: int) -> None:
     """The arrays, `results.json`, events, figures and the report's own folder."""
     row, test = report.rows[0], report.held
     probabilities = expit(row.result.scores)

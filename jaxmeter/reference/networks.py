@@ -56,7 +56,7 @@ class NetworkConfig:
             raise ValueError(f"steps, batch_size or widths are too small: {self}.")
 
 
-class _Dense(nn.Module):
+class _Perceptron(nn.Module):
     widths: tuple[int, ...]
     outputs: int
 
@@ -139,13 +139,13 @@ def _optimizer(config: NetworkConfig) -> optax.GradientTransformation:
 
 @partial(jax.jit, static_argnames=("config", "outputs"))
 def _started(key: Array, x: Array, *, config: NetworkConfig, outputs: int) -> tuple[Any, Any]:
-    params = _Dense(config.widths, outputs).init(key, x)
+    params = _Perceptron(config.widths, outputs).init(key, x)
     return params, _optimizer(config).init(params)
 
 
 @partial(jax.jit, static_argnames=("config", "outputs"))
 def _applied(params: Any, x: Array, *, config: NetworkConfig, outputs: int) -> Array:
-    return _Dense(config.widths, outputs).apply(params, x)  # type: ignore[return-value]
+    return _Perceptron(config.widths, outputs).apply(params, x)  # type: ignore[return-value]
 
 
 @partial(jax.jit, static_argnames=("loss", "config", "outputs"))

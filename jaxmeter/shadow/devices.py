@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDev
 AXIS = "models"
 
 
-class Crew(NamedTuple):
+class DeviceGroup(NamedTuple):
     """The devices that share the models.
 
     Attributes:
@@ -26,8 +26,8 @@ class Crew(NamedTuple):
     dealt: Sharding
 
 
-def crew_of(devices: Sequence[jax.Device] | None) -> Crew:
-    """The crew of these devices; None for all of this process.
+def device_group(devices: Sequence[jax.Device] | None) -> DeviceGroup:
+    """The group of these devices; None for all of this process.
 
     Raises:
       ValueError: if there is none.
@@ -37,9 +37,9 @@ def crew_of(devices: Sequence[jax.Device] | None) -> Crew:
         raise ValueError("there is no device to train on: devices=().")
     if len(chosen) == 1:
         here = SingleDeviceSharding(chosen[0])
-        return Crew(chosen, None, here, here)
+        return DeviceGroup(chosen, None, here, here)
     mesh = Mesh(np.array(chosen), (AXIS,))
-    return Crew(
+    return DeviceGroup(
         chosen,
         mesh,
         NamedSharding(mesh, PartitionSpec()),

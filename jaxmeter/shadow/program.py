@@ -22,7 +22,7 @@ from jaxmeter.shadow.devices import AXIS
 from jaxmeter.shadow.recipe import Recipe
 
 
-class Run(NamedTuple):
+class TrainState(NamedTuple):
     """A model on its way; stacked, with a leading axis of models.
 
     Attributes:
@@ -68,10 +68,10 @@ def width_of(architecture: Architecture, platform: str) -> int:
 
 
 @partial(jax.jit, static_argnames=("architecture", "recipe"))
-def begin(key: Array, *, architecture: Architecture, recipe: Recipe) -> Run:
+def begin(key: Array, *, architecture: Architecture, recipe: Recipe) -> TrainState:
     """One model before its first step."""
     params, state = architecture.init(jax.random.fold_in(key, 0))
-    return Run(
+    return TrainState(
         params=params,
         state=state,
         optimizer=recipe.optimizer.init(_trained(params, architecture.frozen)),
@@ -82,7 +82,7 @@ def begin(key: Array, *, architecture: Architecture, recipe: Recipe) -> Run:
 
 
 def advance(
-    run: Run,
+    run: TrainState,
     key: Array,
     is_mine: Array,
     data: Data,
@@ -90,7 +90,7 @@ def advance(
     *,
     architecture: Architecture,
     recipe: Recipe,
-) -> Run:
+) -> TrainState:
     """One model trained up to an epoch, unless its training ends before.
 
     Each epoch goes through the model's own records in a new order; the last batch is filled up with
@@ -141,7 +141,7 @@ def advance(
             params = architecture.project(params)
         return params, state, optimizer, total + loss
 
-    def one_epoch(run: Run) -> Run:
+    def one_epoch(run: TrainState) -> TrainState:
         random = jax.random.bits(jax.random.fold_in(order_key, run.epoch), (n,), "uint32")
         numbers = jnp.arange(n, dtype=jnp.int32)
         *_, order = lax.sort((~is_mine, random, numbers), num_keys=2)  # own records first
@@ -153,7 +153,7 @@ def advance(
         over = ~jnp.isfinite(loss)
         if recipe.stop_at is not None:
             over |= loss < recipe.stop_at
-        return Run(
+        return TrainState(
             params, state, optimizer, run.losses.at[run.epoch].set(loss), run.epoch + 1, over
         )
 
@@ -161,21 +161,21 @@ def advance(
 
 
 def _advance_all(
-    runs: Run,
+    runs: TrainState,
     keys: Array,
     was_member: Array,
     count: Array,
     data: Data,
     until: Array,
     *,
-    advance_one: Callable[..., Run],
+    advance_one: Callable[..., TrainState],
     width: int,
-) -> Run:
+) -> TrainState:
     """The first `count` of some stacked models, `width` at a time; those after them rest."""
     # A group always has its full width, so that no number depends on how many are in the last.
     many = jax.vmap(advance_one, in_axes=(0, 0, 0, None, None))
 
-    def group(i: Array, runs: Run) -> Run:
+    def group(i: Array, runs: TrainState) -> TrainState:
         if width == 1:
             run = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False), runs)
             after = advance_one(run, keys[i], was_member[i], data, until)
@@ -197,7 +197,7 @@ def _advance_all(
     jax.jit, static_argnames=("architecture", "recipe", "width", "mesh"), donate_argnames=("runs",)
 )
 def advance_all(
-    runs: Run,
+    runs: TrainState,
     keys: Array,
     was_member: Array,
     counts: Array,
@@ -208,7 +208,7 @@ def advance_all(
     recipe: Recipe,
     width: int,
     mesh: Mesh | None,
-) -> Run:
+) -> TrainState:
     """Stacked models trained up to an epoch, each device its own share of them.
 
     Args:
@@ -226,8 +226,8 @@ def advance_all(
     one = partial(advance, architecture=architecture, recipe=recipe)
 
     def here(
-        runs: Run, keys: Array, was_member: Array, counts: Array, data: Data, until: Array
-    ) -> Run:
+        runs: TrainState, keys: Array, was_member: Array, counts: Array, data: Data, until: Array
+    ) -> TrainState:
         return _advance_all(
             runs, keys, was_member, counts[0], data, until, advance_one=one, width=width
         )

@@ -17,9 +17,9 @@ from jaxmeter.jaxpr.memory import tree_bytes
 from jaxmeter.progress import Clock, Progress
 from jaxmeter.shadow import checkpoint as saved
 from jaxmeter.shadow.architecture import Architecture
-from jaxmeter.shadow.devices import Crew, crew_of
+from jaxmeter.shadow.devices import DeviceGroup, device_group
 from jaxmeter.shadow.membership import checked_membership
-from jaxmeter.shadow.program import Data, Run, advance, advance_all, begin, width_of
+from jaxmeter.shadow.program import Data, TrainState, advance, advance_all, begin, width_of
 from jaxmeter.shadow.recipe import Recipe
 from jaxmeter.shadow.stacked import finite
 from jaxmeter.target import Target
@@ -125,7 +125,7 @@ def train_all(
     matrix = checked_membership(was_member, len(y))
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
-    task = _Task(key, architecture, recipe, x, y, matrix, crew_of(devices))
+    task = _Task(key, architecture, recipe, x, y, matrix, device_group(devices))
     place: AbstractContextManager[Path | None] = nullcontext()
     if checkpoint is not None:
         place = saved.opened(checkpoint, _follows_from(task))
@@ -158,7 +158,7 @@ class _Task(NamedTuple):
     x: NDArray
     y: NDArray
     matrix: NDArray[np.bool_]
-    crew: Crew
+    group: DeviceGroup
 
 
 def _trained(
@@ -168,7 +168,7 @@ def _trained(
     progress: Callable[[Progress], None] | None,
 ) -> tuple[Any, Any, NDArray]:
     """Params, state and losses of all models, stacked."""
-    k, epochs, crew = len(task.matrix), task.recipe.epochs, task.crew
+    k, epochs, group = len(task.matrix), task.recipe.epochs, task.group
     one = jax.eval_shape(lambda key: _begun(task, key), task.key)
     shapes, tree = jax.tree.flatten((one.params, one.state, one.losses))
     whole = [np.empty((k, *shape.shape), shape.dtype) for shape in shapes]
@@ -179,8 +179,8 @@ def _trained(
     todo = [i for i in range(k) if i not in done]
     if todo:
         share, width = _share(chunk, one, task, len(todo))
-        size = share * len(crew.devices)
-        data = jax.device_put(Data(task.x, task.y), crew.everywhere)
+        size = share * len(group.devices)
+        data = jax.device_put(Data(task.x, task.y), group.everywhere)
         clock = Clock(progress, k, len(done), epochs)
         for first in range(0, len(todo), size):
             numbers = todo[first : first + size]
@@ -197,16 +197,18 @@ def _chunk(
     task: _Task, numbers: list[int], share: int, width: int, data: Data, clock: Clock
 ) -> tuple[Any, Any, Array]:
     """Params, state and losses of some models; what pads the chunk comes after them."""
-    crew, epochs, n = task.crew, task.recipe.epochs, len(numbers)
-    padding = share * len(crew.devices) - n
+    group, epochs, n = task.group, task.recipe.epochs, len(numbers)
+    padding = share * len(group.devices) - n
     keys = [jax.random.fold_in(task.key, i) for i in numbers]
     each = [_begun(task, key) for key in keys]
     each, keys = each + each[-1:] * padding, keys + keys[-1:] * padding
     rows = task.matrix[numbers + numbers[-1:] * padding]
-    runs: Run = jax.device_put(jax.tree.map(lambda *leaves: jnp.stack(leaves), *each), crew.dealt)
+    runs: TrainState = jax.device_put(
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *each), group.dealt
+    )
     del each
-    counts = np.clip(n - share * np.arange(len(crew.devices)), 0, share).astype(np.int32)
-    inputs = jax.device_put((jnp.stack(keys), rows, counts), crew.dealt)
+    counts = np.clip(n - share * np.arange(len(group.devices)), 0, share).astype(np.int32)
+    inputs = jax.device_put((jnp.stack(keys), rows, counts), group.dealt)
     clock.started(n)
     until = 0
     while until < epochs:
@@ -219,7 +221,7 @@ def _chunk(
             architecture=task.architecture,
             recipe=task.recipe,
             width=width,
-            mesh=crew.mesh,
+            mesh=group.mesh,
         )
         is_over = np.asarray(runs.over)[:n].all()
         clock.looked(until, np.asarray(runs.losses)[:n])
@@ -228,13 +230,13 @@ def _chunk(
     return runs.params, runs.state, runs.losses
 
 
-def _begun(task: _Task, key: Array) -> Run:
+def _begun(task: _Task, key: Array) -> TrainState:
     return begin(key, architecture=task.architecture, recipe=task.recipe)
 
 
-def _share(chunk: int | None, one: Run, task: _Task, todo: int) -> tuple[int, int]:
+def _share(chunk: int | None, one: TrainState, task: _Task, todo: int) -> tuple[int, int]:
     """How many models a device has at a time, and how many of them it trains at once."""
-    devices = task.crew.devices
+    devices = task.group.devices
     width = width_of(task.architecture, devices[0].platform)
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk={chunk}; at least one model is trained at a time.")
@@ -279,7 +281,7 @@ def _follows_from(task: _Task) -> dict[str, str]:
     """What a training follows from, as hashes; the program stands for architecture and recipe."""
     made = {"architecture": task.architecture, "recipe": task.recipe}
 
-    def program(key: Array, is_mine: Array, data: Data) -> Run:
+    def program(key: Array, is_mine: Array, data: Data) -> TrainState:
         until = jnp.asarray(task.recipe.epochs, jnp.int32)
         return advance(begin(key, **made), key, is_mine, data, until, **made)  # type: ignore
 

@@ -14,7 +14,7 @@ from jax import Array
 from jax.experimental import multihost_utils
 
 from jaxmeter.data.records import Records
-from jaxmeter.devices import Crew, crew_of
+from jaxmeter.devices import Devices, devices_for
 from jaxmeter.jaxpr.memory import human
 from jaxmeter.signals import storage
 from jaxmeter.signals.planning import DEVICE_BUDGET, Plan, plan
@@ -83,7 +83,7 @@ def extract(
     target = target.for_inputs(np.shape(records.x)[1:])
     check_records(target, records)
     spec = spec.resolved(target)
-    crew = crew_of(jax.local_devices() if devices is None else devices, len(records.y))
+    group = devices_for(jax.local_devices() if devices is None else devices, len(records.y))
     todo = plan(
         target,
         records.x,
@@ -91,23 +91,23 @@ def extract(
         device_budget=device_budget,
         host_budget=None if out is not None else host_budget,
         dtype=dtype,
-        devices=crew.devices,
+        devices=group.devices,
     )
     trouble = None
-    if out is not None and crew.rank == 0:
+    if out is not None and group.rank == 0:
         try:
             _check_disk(storage.check_free(out), todo)
         except (OSError, ValueError) as error:
-            if crew.processes == 1:
+            if group.processes == 1:
                 raise
             trouble = error
-    if crew.processes > 1:
+    if group.processes > 1:
         _agree(records, trouble)
     # Every process makes the same context of the same records: that is less than to agree on one.
     context = context_of(target, records, spec, device_budget=device_budget)
-    program = traced(target, records.x, spec, dtype, crew, todo.batch)
-    held = jax.device_put((target, context), crew.everywhere)
-    run = partial(_stream, program.lower().compile(), held, records, crew, todo.batch, progress)
+    program = traced(target, records.x, spec, dtype, group, todo.batch)
+    held = jax.device_put((target, context), group.everywhere)
+    run = partial(_stream, program.lower().compile(), held, records, group, todo.batch, progress)
     whole = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((todo.n, *leaf.shape[1:]), leaf.dtype), program.out_info
     )
@@ -115,12 +115,12 @@ def extract(
         result = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), whole)
         run(result)
         return result.only(spec)  # a pytree's dicts come back sorted by name
-    if crew.rank == 0:
+    if group.rank == 0:
         with storage.writing(out, whole.only(spec)) as result:
             run(result)
     else:
         run(None)
-    if crew.processes > 1:
+    if group.processes > 1:
         multihost_utils.sync_global_devices("jaxmeter: the folder of signals is complete")
     return storage.load(out)
 
@@ -157,28 +157,28 @@ def _stream(
     program: Callable[..., Signals],
     held: tuple[Target, Context],
     records: Records,
-    crew: Crew,
+    group: Devices,
     batch: int,
     progress: Callable[[int, int], None] | None,
     result: Signals | None,
 ) -> None:
     """Runs all batches and writes their rows into `result`; None where another process has it."""
     target, n = held[0], len(records.y)
-    mine = batch * crew.here
-    step = mine * crew.processes
+    mine = batch * group.here
+    step = mine * group.processes
     if progress is not None:
         progress(0, n)
 
     def put(start: int) -> tuple[Array, Array]:
-        first = start + crew.rank * mine
+        first = start + group.rank * mine
         rows = np.minimum(np.arange(first, first + mine), n - 1)  # padded: one compilation
         x = np.asarray(records.x[rows], wire_dtype(target, records.x))
         y = np.asarray(records.y[rows], np.int32)
-        return jax.device_put((x, y), crew.dealt)
+        return jax.device_put((x, y), group.dealt)
 
     def fetch(start: int, found: Signals) -> None:
         stop = min(start + step, n)
-        if crew.processes > 1:
+        if group.processes > 1:
             gathered = multihost_utils.process_allgather(jax.tree.map(_bits, found))
             if result is not None:
                 jax.tree.map(
@@ -194,7 +194,7 @@ def _stream(
     waiting: tuple[int, Signals] | None = None
     for start in range(0, n, step):
         inputs = put(start)
-        if waiting is not None and crew.devices[0].platform == "cpu":
+        if waiting is not None and group.devices[0].platform == "cpu":
             # A GPU runs programs one after another; the CPU would run both at once, in twice the
             # memory and no less time.
             jax.block_until_ready(waiting[1])

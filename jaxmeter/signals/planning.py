@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxmeter.devices import crew_of
+from jaxmeter.devices import devices_for
 from jaxmeter.jaxpr.equations import bodies, body_of
 from jaxmeter.jaxpr.memory import human, nbytes, peak, tree_bytes
 from jaxmeter.signals.program import Storage, batch_of, traced
@@ -89,19 +89,19 @@ def plan(
     n, shape = np.shape(x)[0], np.shape(x)[1:]
     target = target.for_inputs(shape)
     spec = spec.resolved(target)
-    crew = crew_of(jax.local_devices() if devices is None else devices, n)
+    group = devices_for(jax.local_devices() if devices is None else devices, n)
     batch = LARGEST_BATCH
-    while batch // 2 * len(crew.devices) >= max(n, 1):
+    while batch // 2 * len(group.devices) >= max(n, 1):
         batch //= 2
     model_bytes = tree_bytes(target) + tree_bytes(context_shapes(target, x, spec.scalars))
     room = device_budget - model_bytes
 
     def needs(batch: int, compiled: bool) -> int:
-        alone = traced(target, x, spec, dtype, crew.alone, batch)
+        alone = traced(target, x, spec, dtype, group.alone, batch)
         between = _alive(alone)
         if compiled:
-            program = traced(target, x, spec, dtype, crew, batch)
-            between = _counted(program, alone, crew.devices[0].platform)
+            program = traced(target, x, spec, dtype, group, batch)
+            between = _counted(program, alone, group.devices[0].platform)
         # The next inputs wait, and the last signals are on their way to the host, meanwhile.
         return 2 * (tree_bytes(batch_of(target, x, batch)) + tree_bytes(alone.out_info)) + between
 
@@ -116,8 +116,8 @@ def plan(
                 "the budget."
             )
         batch = smaller(batch, batch_bytes, room)
-    program = traced(target, x, spec, dtype, crew, batch)
-    record_bytes = tree_bytes(program.out_info) // (batch * crew.here)
+    program = traced(target, x, spec, dtype, group, batch)
+    record_bytes = tree_bytes(program.out_info) // (batch * group.here)
     if host_budget is not None and n * record_bytes > host_budget:
         raise ValueError(
             f"the signals of {n} records take {human(n * record_bytes)} ({n * record_bytes:,} "
@@ -125,7 +125,7 @@ def plan(
             "record. Let extract write them to a folder (out=...), ask for fewer or smaller "
             "signals or dtype='bfloat16', audit fewer records, or raise the budget."
         )
-    return Plan(n, len(crew.devices), batch, record_bytes, batch_bytes, model_bytes)
+    return Plan(n, len(group.devices), batch, record_bytes, batch_bytes, model_bytes)
 
 
 def smaller(batch: int, needs: int, may: int) -> int:

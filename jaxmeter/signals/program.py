@@ -10,7 +10,7 @@ from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 from jax.typing import ArrayLike
 
-from jaxmeter.devices import AXIS, Crew
+from jaxmeter.devices import AXIS, Devices
 from jaxmeter.jaxpr.chunks import by_chunks
 from jaxmeter.signals.example import of_example
 from jaxmeter.signals.scalars.context import NOTHING, Context, context_shapes
@@ -21,7 +21,7 @@ Storage = Literal["float32", "bfloat16"]
 
 
 def traced(
-    target: Target, x: ArrayLike, spec: ResolvedSpec, dtype: Storage, crew: Crew, batch: int
+    target: Target, x: ArrayLike, spec: ResolvedSpec, dtype: Storage, group: Devices, batch: int
 ) -> jax.stages.Traced:
     """The program for `batch` records like `x` a device, traced from shapes.
 
@@ -29,9 +29,9 @@ def traced(
     devices, and `traced(...).lower().compile()` compiles once for equal arguments: JAX keeps both.
     """
     context = context_shapes(target, x, spec.scalars)
-    whole = jax.tree.map(lambda leaf: _like(leaf, crew.everywhere), (target, context))
-    inputs = batch_of(target, x, batch * crew.here, crew.dealt)
-    return _program.trace(*whole, *inputs, spec=spec, dtype=dtype, mesh=crew.mesh)
+    whole = jax.tree.map(lambda leaf: _like(leaf, group.everywhere), (target, context))
+    inputs = batch_of(target, x, batch * group.here, group.dealt)
+    return _program.trace(*whole, *inputs, spec=spec, dtype=dtype, mesh=group.mesh)
 
 
 @partial(jax.jit, static_argnames=("spec", "dtype", "mesh"))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from jaxmeter.experiment.results.tables import (
     Cell,
-    Line,
+    TableRow,
     check_column,
     compared,
     heading,
@@ -113,7 +113,7 @@ def metric_figure(
     others = [name for name in by if name not in (axis, "attack")]
     hue = ["attack"] if "attack" in by and axis != "attack" else []
     comparison = compared(table, by=(*others, *hue, axis), metrics=(metric,))
-    panels: dict[tuple[Any, ...], dict[str, list[Line]]] = {}
+    panels: dict[tuple[Any, ...], dict[str, list[TableRow]]] = {}
     for line in comparison.lines:
         series = value_text(line.values[len(others)]) if hue else ""
         panels.setdefault(line.values[: len(others)], {}).setdefault(series, []).append(line)
@@ -204,7 +204,7 @@ def _curve_label(label: str, shown: dict[str, list[Family]]) -> str:
 
 def _series(
     ax: Axes,
-    lines: list[Line],
+    lines: list[TableRow],
     place: "_Place",
     style: dict[str, Any],
     aside: float,

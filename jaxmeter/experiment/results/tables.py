@@ -52,7 +52,7 @@ class Cell(NamedTuple):
     high: float | None
 
 
-class Line(NamedTuple):
+class TableRow(NamedTuple):
     """One configuration: its values of `by`, its runs, and a cell a metric."""
 
     values: tuple[Any, ...]
@@ -72,7 +72,7 @@ class Comparison:
 
     by: tuple[str, ...]
     metrics: tuple[str, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[TableRow, ...]
 
     def rich(self) -> Table:
         """For a terminal or a notebook."""
@@ -153,7 +153,7 @@ class Comparison:
             said.append("–: cannot be resolved with so few records.")
         return " ".join(said)
 
-    def _texts(self, line: Line, written: Callable[[str, Cell], str]) -> list[str]:
+    def _texts(self, line: TableRow, written: Callable[[str, Cell], str]) -> list[str]:
         cells = [written(m, cell) for m, cell in zip(self.metrics, line.cells, strict=True)]
         return [*map(value_text, line.values), str(line.runs), *cells]
 
@@ -191,7 +191,7 @@ def compared(
                                [()] * len(table)):  # fmt: skip
         groups.setdefault(values, []).append(i)
     lines = [
-        Line(values, len(rows), tuple(_cell(columns, metric, rows) for metric in metrics))
+        TableRow(values, len(rows), tuple(_cell(columns, metric, rows) for metric in metrics))
         for values, rows in groups.items()
     ]
     return Comparison(by=by, metrics=metrics, lines=tuple(lines))

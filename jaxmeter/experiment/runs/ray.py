@@ -18,8 +18,8 @@ from jaxmeter import disk
 from jaxmeter.experiment.config import Config
 from jaxmeter.experiment.runs import source
 from jaxmeter.experiment.runs.run import Outcome, abandon, name_of
-from jaxmeter.experiment.runs.schedule import Line, shared_stages
-from jaxmeter.experiment.runs.worker import Errand, attempted, environment
+from jaxmeter.experiment.runs.schedule import StageQueue, shared_stages
+from jaxmeter.experiment.runs.worker import Task, attempted, environment
 from jaxmeter.experiment.serialization import to_json
 from jaxmeter.experiment.stages import graph
 from jaxmeter.experiment.stages.graph import Progress
@@ -81,7 +81,7 @@ class OnRay:
 
         shipment = source.packed(configs)
         with _token(store) as token, _connected(ray, self.address):
-            errand = Errand(
+            errand = Task(
                 study=configs[0].study if configs else "",
                 store=str(store.path.absolute()) if store.mirror is None else store.mirror.url,
                 shared=store.shared,
@@ -158,7 +158,7 @@ class _Sweep:
     """The runs of a sweep between this process and the cluster's."""
 
     def __init__(
-        self, ray: Any, how: OnRay, configs: Sequence[Config], store: Store, errand: Errand
+        self, ray: Any, how: OnRay, configs: Sequence[Config], store: Store, errand: Task
     ) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -179,7 +179,7 @@ class _Sweep:
         )
         self.task = worker(_task)
         self.errand = ray.put(errand)
-        self.line = Line(configs)
+        self.line = StageQueue(configs)
         self.at_work: dict[Any, int] = {}  # position of a run by its task's result
         self.passed: dict[int, set[str]] = {}  # stages of runs at work
         self.lost: Counter[int] = Counter()  # workers, by run
@@ -276,7 +276,7 @@ def _check_room(ray: Any, cpus: float, gpus: float) -> None:
         )
 
 
-def _task(config: str, code: str, errand: Errand, board: Any, i: int) -> Outcome | None:
+def _task(config: str, code: str, errand: Task, board: Any, i: int) -> Outcome | None:
     """What a worker does."""
     import ray
 

@@ -22,7 +22,7 @@ from jaxmeter.experiment.runs import states
 from jaxmeter.experiment.runs.states import CONFIG, COST, STATUS, SUMMARY
 from jaxmeter.experiment.serialization import ConfigError, flat, plain
 from jaxmeter.experiment.stages import graph
-from jaxmeter.experiment.stages.graph import Made, Progress
+from jaxmeter.experiment.stages.graph import Entries, Progress
 from jaxmeter.experiment.stages.metrics import RESULTS, SCORES
 from jaxmeter.experiment.store.files import FORMAT, encoded, parsed, read, sha256
 from jaxmeter.experiment.store.fingerprint import content_of, digest, surroundings
@@ -129,7 +129,7 @@ def contents_of(config: Config) -> dict[str, str]:
     return {str(path): content_of(path) for path in config.files()}
 
 
-def _once(config: Config, store: Store, *, progress: Progress | None, wait: bool) -> Made:
+def _once(config: Config, store: Store, *, progress: Progress | None, wait: bool) -> Entries:
     """The run's entries; empty if the run was done already."""
     contents, name = contents_of(config), name_of(config)
     folder = store.runs / name
@@ -137,7 +137,7 @@ def _once(config: Config, store: Store, *, progress: Progress | None, wait: bool
     if is_done(store, config, name):
         if store.mirror is not None and name not in there:  # it was stopped before the upload
             store.mirror.replace(folder, f"runs/{name}", STATUS)
-        return Made()
+        return Entries()
 
     def waiting() -> None:
         store.say(f"another process is at {name}; waiting for it.")
@@ -148,14 +148,14 @@ def _once(config: Config, store: Store, *, progress: Progress | None, wait: bool
         locked(lock, wait=wait, waiting=waiting, common=store.shared),
     ):
         if is_done(store, config, name):  # another process may have done it meanwhile
-            return Made()
+            return Entries()
         disk.make_folder(disk.below(store.path, f"runs/{name}"), shared=store.shared)
         before = states.recorded(folder)  # by a run that was stopped; some may be needed again
 
         def tell(state: str, entries: Iterable[str], **more: Any) -> None:
             states.write_status(folder, state, shared=store.shared, entries=list(entries), **more)
 
-        class Told(Made):
+        class Told(Entries):
             """Says in the run's status what there is of it, so that nobody takes it for useless."""
 
             def __setitem__(self, label: str, entry: Entry) -> None:
@@ -227,7 +227,7 @@ def digest_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _names(made: Made) -> list[str]:
+def _names(made: Entries) -> list[str]:
     return [entry.name for entry in made.values()]
 
 

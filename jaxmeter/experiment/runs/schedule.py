@@ -4,13 +4,13 @@ import time
 from collections.abc import Mapping, Sequence
 
 from jaxmeter.attacks.suite import calibrated
-from jaxmeter.attacks.with_references import Calibrated
+from jaxmeter.attacks.with_references import NeedsReferences
 from jaxmeter.experiment.config import Config, TargetFile
 from jaxmeter.experiment.serialization import plain
 from jaxmeter.experiment.store.fingerprint import digest
 
 
-class Line:
+class StageQueue:
     """Runs waiting for their turn, by position.
 
     Of runs that share a stage one is let through; the others follow when the stage is there. It
@@ -77,7 +77,7 @@ def shared_stages(config: Config) -> Mapping[str, str]:
         needing = [plain(attack) for attack in calibrated(config.attacks)]
         found["references"] = digest([records, target, plain(config.references), needing])
     for attack in config.attacks:
-        given = [plain(config.references)] if isinstance(attack, Calibrated) else []
+        given = [plain(config.references)] if isinstance(attack, NeedsReferences) else []
         key = digest(["attack", records, target, plain(attack), config.known, *given])
         found[f"attack:{attack.name}"] = key
     return found

@@ -20,7 +20,7 @@ from jaxmeter.experiment.store.fingerprint import sources
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shipment:
+class SourceBundle:
     """What a process on another machine needs to know a study's types.
 
     Attributes:
@@ -34,7 +34,7 @@ class Shipment:
     files: tuple[tuple[str, str, bytes], ...]
 
 
-def packed(configs: Sequence[Config]) -> Shipment:
+def packed(configs: Sequence[Config]) -> SourceBundle:
     """The source behind configs, as it is on disk now.
 
     Raises:
@@ -53,7 +53,7 @@ def packed(configs: Sequence[Config]) -> Shipment:
         for name, path in sorted(sources(*modules).items())
         if "." not in name and not _is_installed(path)
     )
-    return Shipment(roots=roots, files=files)
+    return SourceBundle(roots=roots, files=files)
 
 
 def _is_installed(path: Path) -> bool:
@@ -63,7 +63,7 @@ def _is_installed(path: Path) -> bool:
 
 
 @functools.cache
-def unpacked(shipment: Shipment) -> None:
+def unpacked(shipment: SourceBundle) -> None:
     """Makes the types known in this process; once.
 
     Raises:

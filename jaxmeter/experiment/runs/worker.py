@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxmeter.experiment.runs.run import Outcome, attempt
-from jaxmeter.experiment.runs.source import Shipment, unpacked
+from jaxmeter.experiment.runs.source import SourceBundle, unpacked
 from jaxmeter.experiment.serialization import ConfigError, from_json
 from jaxmeter.experiment.stages import graph
 from jaxmeter.experiment.store.locks import Busy
@@ -21,7 +21,7 @@ _SECONDS = 0.2  # between two words on how far a stage is
 
 
 @dataclass(frozen=True, kw_only=True)
-class Errand:
+class Task:
     """What all runs of a sweep have in common.
 
     Attributes:
@@ -37,7 +37,7 @@ class Errand:
     store: str
     token: str | None
     folder: str
-    shipment: Shipment
+    shipment: SourceBundle
     shared: bool = False
 
 
@@ -65,7 +65,7 @@ def environment(cpus: float, gpus: float, given: Mapping[str, str]) -> dict[str,
 
 
 def attempted(
-    config: str, code: str, errand: Errand, post: Callable[[str, int, int], None]
+    config: str, code: str, errand: Task, post: Callable[[str, int, int], None]
 ) -> Outcome | None:
     """As `attempt`, of a config's JSON; None if another process does this run.
 

@@ -8,22 +8,22 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxmeter.attacks.interface import Epoch, Found, Part, SeenBy, Spread
-from jaxmeter.attacks.suite import AnyAttack, found_by
+from jaxmeter.attacks.interface import AttackOutput, Epoch, Evidence, ReferenceSignals, Spread
+from jaxmeter.attacks.suite import AnyAttack, run_attack
 from jaxmeter.data.records import Records
 from jaxmeter.disk import create, write
-from jaxmeter.experiment.stages.notes import noted
+from jaxmeter.experiment.stages.notes import recording_warnings
 from jaxmeter.signals.spec import ResolvedSpec, Signals
 
 
-class Given(NamedTuple):
+class AttackRows(NamedTuple):
     """What an attack is given of one part."""
 
     records: Records
     rows: NDArray  # its rows among all signals
 
 
-class Came(NamedTuple):
+class StoredOutput(NamedTuple):
     """What came of an attack.
 
     Attributes:
@@ -32,7 +32,7 @@ class Came(NamedTuple):
       notes: warnings.
     """
 
-    found: Found
+    found: AttackOutput
     models: int
     notes: list[str]
 
@@ -43,16 +43,17 @@ def attack(
     config: AnyAttack,
     spec: ResolvedSpec | None,
     signals: Signals,
-    seen: SeenBy | None,
-    parts: tuple[Given, Given, Given],
+    seen: ReferenceSignals | None,
+    parts: tuple[AttackRows, AttackRows, AttackRows],
     seed: int,
 ) -> None:
     """Writes what `came` reads; `seen` are all signals as reference models see them."""
     given = [
-        Part(part.records, signals.rows(part.rows), seen and seen.rows(part.rows)) for part in parts
+        Evidence(part.records, signals.rows(part.rows), seen and seen.rows(part.rows))
+        for part in parts
     ]
-    with noted() as notes:
-        result = found_by(jax.random.key(seed), config, spec, *given)
+    with recording_warnings() as notes:
+        result = run_attack(jax.random.key(seed), config, spec, *given)
     spread = result.spread
     for name, scores in (("select", result.select), ("held", result.held)):
         bad = int((~np.isfinite(scores)).sum())
@@ -77,7 +78,7 @@ def attack(
     write(folder / "notes.json", json.dumps(notes, indent=1).encode())
 
 
-def came(folder: Path) -> Came:
+def came(folder: Path) -> StoredOutput:
     """What `attack` wrote."""
     with np.load(folder / "found.npz", allow_pickle=False) as arrays:
         history = tuple(Epoch(int(e), *map(float, rest)) for e, *rest in arrays["history"])
@@ -86,6 +87,6 @@ def came(folder: Path) -> Came:
         if "auc_in_turn" in arrays:
             spread = Spread(arrays["auc_in_turn"], arrays["tpr_in_turn"])
         epoch = int(best[0]) if best.size else None
-        result = Found(arrays["select"], arrays["held"], history, epoch, spread)
+        result = AttackOutput(arrays["select"], arrays["held"], history, epoch, spread)
         models = int(arrays["models"])
-    return Came(result, models, json.loads((folder / "notes.json").read_bytes()))
+    return StoredOutput(result, models, json.loads((folder / "notes.json").read_bytes()))

@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from jaxmeter.data.records import Records
 from jaxmeter.data.splits import split_indices
 from jaxmeter.disk import create, write
-from jaxmeter.experiment.stages.notes import noted
+from jaxmeter.experiment.stages.notes import recording_warnings
 from jaxmeter.prng import stream
 
 
-class Drawn(NamedTuple):
+class Dataset(NamedTuple):
     """Records, and what reading them had to say."""
 
     records: Records
     notes: list[str]
 
 
-class Dealt(NamedTuple):
+class Splits(NamedTuple):
     """What later stages know of the records without reading them.
 
     Attributes:
@@ -47,13 +47,13 @@ class Dealt(NamedTuple):
 
 
 @lru_cache(maxsize=2)
-def drawn(data: Any, seed: int, contents: tuple[str, ...]) -> Drawn:
+def drawn(data: Any, seed: int, contents: tuple[str, ...]) -> Dataset:
     """The records of a data config; `contents` are the hashes of its files."""
-    with noted() as notes:
+    with recording_warnings() as notes:
         records = data.read(stream(jax.random.key(seed), "members"))
     for array in records:
         array.flags.writeable = False  # they are shared by all runs of this process
-    return Drawn(records, notes)
+    return Dataset(records, notes)
 
 
 def deal(
@@ -67,7 +67,7 @@ def deal(
 ) -> None:
     """Writes what `dealt` reads."""
     records, said = drawn(data, seed, contents)
-    with noted() as notes:
+    with recording_warnings() as notes:
         key = stream(jax.random.key(seed), "split")
         parts = split_indices(key, records, fractions, overlap=overlap)
     facts = {
@@ -89,13 +89,13 @@ def deal(
         )
 
 
-def dealt(folder: Path) -> Dealt:
+def dealt(folder: Path) -> Splits:
     """What `deal` wrote."""
     facts = json.loads((folder / "records.json").read_bytes())
     with np.load(folder / "split.npz", allow_pickle=False) as found:
         parts = tuple(found[name] for name in ("fit", "select", "held"))
         y, is_member = found["y"], found["is_member"]
-    return Dealt(
+    return Splits(
         parts=parts,
         y=y,
         is_member=is_member,
@@ -106,7 +106,7 @@ def dealt(folder: Path) -> Dealt:
     )
 
 
-def known_rows(dealt: Dealt, *, known: int | None, seed: int) -> tuple[NDArray, NDArray, NDArray]:
+def known_rows(dealt: Splits, *, known: int | None, seed: int) -> tuple[NDArray, NDArray, NDArray]:
     """Positions within each part of the records that attacks are given.
 
     All of the held-out part; of the others so many members and non-members that both parts have

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jaxmeter.disk import write
-from jaxmeter.experiment.stages.notes import noted
+from jaxmeter.experiment.stages.notes import recording_warnings
 from jaxmeter.intake.loading import load_target
 from jaxmeter.target import Outputs, Source, Target, TargetSpec
 
 
-class Place(NamedTuple):
+class TargetLocation(NamedTuple):
     """Where a target is, and its content: `load_target`'s arguments and the files' hashes."""
 
     path: Path
@@ -25,17 +25,17 @@ class Place(NamedTuple):
 
 
 @lru_cache(maxsize=2)
-def opened(place: Place, shape: tuple[int, ...]) -> tuple[Target, list[str]]:
+def opened(place: TargetLocation, shape: tuple[int, ...]) -> tuple[Target, list[str]]:
     """The target for records of this shape, and what opening it had to say."""
     head: Any = place.head or None
     if head is not None and len(head) == 1:
         head = head[0]
-    with noted() as notes:
+    with recording_warnings() as notes:
         target = load_target(place.path, output=head, weights=place.weights, trust=place.trust)
     return target.for_inputs(shape), notes
 
 
-def examine(folder: Path, *, place: Place, shape: tuple[int, ...], origin: str) -> None:
+def examine(folder: Path, *, place: TargetLocation, shape: tuple[int, ...], origin: str) -> None:
     """Writes what `examined` reads; `origin` is how results name the target."""
     target, notes = opened(place, shape)
     source = replace(target.spec.source, origin=origin)

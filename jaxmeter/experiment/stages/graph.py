@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmeter.attacks.suite import calibrated, read_by, union
-from jaxmeter.attacks.with_references import Calibrated
+from jaxmeter.attacks.suite import calibrated, spec_of, union_of_specs
+from jaxmeter.attacks.with_references import NeedsReferences
 from jaxmeter.experiment.config import Config, ShadowModels, TargetFile
 from jaxmeter.experiment.serialization import plain
 from jaxmeter.experiment.stages import attack as attack_stage
@@ -20,8 +20,8 @@ from jaxmeter.experiment.stages import metrics as metrics_stage
 from jaxmeter.experiment.stages import references as references_stage
 from jaxmeter.experiment.stages import signals as signals_stage
 from jaxmeter.experiment.stages import target as target_stage
-from jaxmeter.experiment.stages.data import Dealt
-from jaxmeter.experiment.stages.examination import Place
+from jaxmeter.experiment.stages.data import Splits
+from jaxmeter.experiment.stages.examination import TargetLocation
 from jaxmeter.experiment.store.fingerprint import code_version, surroundings
 from jaxmeter.experiment.store.store import Entry, Store
 from jaxmeter.scores import correctness
@@ -33,7 +33,7 @@ Progress = Callable[[str, int, int], None]
 # a stage that is computed again and gives the same bytes costs nothing below it.
 
 
-class Made(dict[str, Entry]):
+class Entries(dict[str, Entry]):
     """The entries of a run by label, in order: "records", "target", ..., "attack:<name>"."""
 
 
@@ -42,9 +42,9 @@ def make(
     store: Store,
     contents: Mapping[str, str],
     *,
-    made: Made,
+    made: Entries,
     progress: Progress | None = None,
-) -> Made:
+) -> Entries:
     """All entries of a run, from the store or computed into it.
 
     Args:
@@ -99,10 +99,10 @@ def make(
     entry = obtain("intake", examination, how, follows, examine)
     spec, target_notes = examination.examined(entry.folder)
     asked = examination.unloaded(spec)
-    reads = [read_by(attack, asked) for attack in config.attacks]
+    reads = [spec_of(attack, asked) for attack in config.attacks]
 
     # signals: what all attacks read
-    wanted = union(reads, asked)
+    wanted = union_of_specs(reads, asked)
 
     def extract(folder: Path) -> None:
         signals_stage.compute(
@@ -154,7 +154,7 @@ def make(
     notes = [*dealt.notes, *target_notes]
     notes += references_stage.notes(references.folder) if references else []
     for attack, read in zip(config.attacks, reads, strict=True):
-        models = references if isinstance(attack, Calibrated) else None
+        models = references if isinstance(attack, NeedsReferences) else None
 
         def run(
             folder: Path, attack: Any = attack, read: Any = read, models: Entry | None = models
@@ -167,7 +167,7 @@ def make(
                 signals=signals_stage.loaded(signals.folder),
                 seen=references_stage.seen(models.folder) if models else None,
                 parts=tuple(  # type: ignore[arg-type]
-                    attack_stage.Given(records.rows(i), start + rows)
+                    attack_stage.AttackRows(records.rows(i), start + rows)
                     for i, start, rows in zip(index, starts[:-1], chosen, strict=True)
                 ),
                 seed=seed,
@@ -178,7 +178,7 @@ def make(
             "signals": signals_stage.read_files(signals.folder, signals.files, read),
             "seed": seed,
         }
-        if models and isinstance(attack, Calibrated):
+        if models and isinstance(attack, NeedsReferences):
             asks = attack.reads(asked)
             follows["references"] = references_stage.read_files(models.folder, models.files, asks)
         label = f"attack:{attack.name}"
@@ -202,7 +202,7 @@ def make(
             notes=notes,
         )
 
-    black = signals_stage.read_files(signals.folder, signals.files, union([], asked))
+    black = signals_stage.read_files(signals.folder, signals.files, union_of_specs([], asked))
     follows = {
         **records_file,
         "target": made["intake"].files["target.json"],
@@ -219,15 +219,15 @@ def make(
 def _target(
     config: Config,
     contents: Mapping[str, str],
-    dealt: Dealt,
+    dealt: Splits,
     draw: dict[str, Any],
     obtain: Callable[..., Entry],
-) -> tuple[Place, str]:
+) -> tuple[TargetLocation, str]:
     """Where the target lies, trained if need be, and how results name it."""
     recipe = config.target
     if isinstance(recipe, TargetFile):
         of_target = tuple(contents[str(path)] for path in recipe.files())
-        place = Place(recipe.path, recipe.head, recipe.weights, recipe.trust, of_target)
+        place = TargetLocation(recipe.path, recipe.head, recipe.weights, recipe.trust, of_target)
         return place, recipe.path.as_posix()
     n_classes = int(dealt.y.max()) + 1
 
@@ -240,7 +240,7 @@ def _target(
     follows = {"members": dealt.members, "classes": n_classes, "seed": config.seed}
     entry = obtain("target", target_stage, (recipe,), follows, train)
     content = (entry.files[target_stage.FILE],)
-    place = Place(entry.folder / target_stage.FILE, (), None, False, content)
+    place = TargetLocation(entry.folder / target_stage.FILE, (), None, False, content)
     return place, f"trained as {type(recipe).__name__}"
 
 
@@ -248,10 +248,10 @@ def _plan(
     config: Config,
     references: ShadowModels,
     contents: Mapping[str, str],
-    dealt: Dealt,
-    place: Place,
+    dealt: Splits,
+    place: TargetLocation,
     asked: Any,
-) -> tuple[references_stage.Plan, tuple[Any, ...], dict[str, Any]]:
+) -> tuple[references_stage.ReferencePlan, tuple[Any, ...], dict[str, Any]]:
     """Which models are to be trained; config and files that their architecture follows from."""
     what = references.architecture
     architecture: Callable[[], Architecture]
@@ -269,7 +269,7 @@ def _plan(
         )
         how, follows = (what,), {"classes": n_classes}
     specs = references_stage.asked(calibrated(config.attacks), asked)
-    plan = references_stage.Plan(architecture, references.recipe, references.k, specs)
+    plan = references_stage.ReferencePlan(architecture, references.recipe, references.k, specs)
     return plan, how, follows
 
 

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from jaxmeter.auditing.rows import counts, declined, measured
 from jaxmeter.disk import create, write
-from jaxmeter.experiment.stages.notes import noted
+from jaxmeter.experiment.stages.notes import recording_warnings
 from jaxmeter.report.facts import attack_facts, plain, score_arrays, target_facts
 from jaxmeter.target import TargetSpec
 
 if TYPE_CHECKING:  # Only for annotations: figures follow from what was found, not from how.
     from jaxmeter.attacks.suite import AnyAttack
-    from jaxmeter.experiment.stages.attack import Came
+    from jaxmeter.experiment.stages.attack import StoredOutput
     from jaxmeter.signals.spec import ResolvedSpec
 
 RESULTS, SCORES = "results.json", "scores.npz"
@@ -25,7 +25,7 @@ RESULTS, SCORES = "results.json", "scores.npz"
 def score(
     folder: Path,
     *,
-    attacks: "Sequence[tuple[AnyAttack, ResolvedSpec | None, Came]]",
+    attacks: "Sequence[tuple[AnyAttack, ResolvedSpec | None, StoredOutput]]",
     target: TargetSpec,
     is_member: NDArray,
     y: NDArray,
@@ -38,7 +38,7 @@ def score(
     `is_member` and `y` are of all records, `parts` the indices that were used.
     """
     truth = [is_member[part] for part in parts]
-    with noted() as said:
+    with recording_warnings() as said:
         rows = [
             measured(
                 attack,

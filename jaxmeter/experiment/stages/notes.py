@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def noted() -> Iterator[list[str]]:
+def recording_warnings() -> Iterator[list[str]]:
     """Collects the texts of jaxmeter's warnings in the list; it is complete after the block.
 
     Others (deprecations, say, which Python shows once a process) would differ from run to run; they

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 
 from jaxmeter.attacks.calibrated import OfOneStatistic
-from jaxmeter.attacks.interface import SeenBy
+from jaxmeter.attacks.interface import ReferenceSignals
 from jaxmeter.attacks.white_box import CalibratedInference
 from jaxmeter.auditing.references import Shadows, seen_by, trained
 from jaxmeter.data.records import Records
 from jaxmeter.disk import create, write
-from jaxmeter.experiment.stages.notes import noted
+from jaxmeter.experiment.stages.notes import recording_warnings
 from jaxmeter.experiment.stages.signals import FOLDER, check_finite, loaded
 from jaxmeter.intake.frameworks import keras as loaded_keras
 from jaxmeter.intake.frameworks import undisturbed
@@ -30,7 +30,7 @@ from jaxmeter.target import Target
 _MEMBERSHIP = "was_member.npy"
 
 
-class Plan(NamedTuple):
+class ReferencePlan(NamedTuple):
     """What is to be trained, how, and what it is asked afterwards."""
 
     architecture: Callable[[], Architecture]
@@ -58,7 +58,7 @@ def built(recipe: Any, shape: tuple[int, ...], *, n_classes: int, seed: int) -> 
 def compute(
     folder: Path,
     *,
-    plan: Plan,
+    plan: ReferencePlan,
     records: Records,
     seed: int,
     device_budget: int,
@@ -75,7 +75,7 @@ def compute(
             epochs = now.of_models * now.of_epochs
             progress(round(now.fraction * epochs), epochs)
 
-    with noted() as notes:
+    with recording_warnings() as notes:
         shadows = Shadows(architecture=plan.architecture(), recipe=plan.recipe, k=plan.k)
         key = stream(jax.random.key(seed), "references")
         references = trained(key, shadows, records, show)
@@ -90,9 +90,9 @@ def compute(
     write(folder / "notes.json", json.dumps(notes, indent=1).encode())
 
 
-def seen(folder: Path) -> SeenBy:
+def seen(folder: Path) -> ReferenceSignals:
     """The records as the models see them, memory-mapped."""
-    return SeenBy(loaded(folder), np.load(folder / _MEMBERSHIP, allow_pickle=False))
+    return ReferenceSignals(loaded(folder), np.load(folder / _MEMBERSHIP, allow_pickle=False))
 
 
 def notes(folder: Path) -> list[str]:

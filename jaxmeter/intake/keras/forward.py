@@ -15,7 +15,7 @@ import keras
 from jax import Array
 from keras.src.models.functional import Functional  # the class behind keras.Model(inputs, outputs)
 
-from jaxmeter.intake.heads import Final
+from jaxmeter.intake.heads import FinalLayer
 
 _L = keras.layers
 _ENDINGS = {
@@ -36,7 +36,7 @@ _ACTIVATED = (_L.Dense, _L.EinsumDense, _L.Conv1D, _L.Conv2D, _L.Conv3D)
 _OPERATIONS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "LogSoftmax": "linear"}
 
 
-class Pass:
+class ForwardPass:
     """One forward pass, and what was seen on the way."""
 
     def __init__(self, names: dict[int, str], x: Array, training: bool = False):
@@ -50,10 +50,10 @@ class Pass:
             int, tuple[str | None, Array, Array]
         ] = {}  # by id of the value they gave
 
-    def final(self, value: Array) -> Final:
+    def final(self, value: Array) -> FinalLayer:
         """A value that this pass computed, with what it went through last if we know that."""
         ending, before, _ = self._endings.get(id(value), (None, value, value))
-        return Final(value, before, ending)
+        return FinalLayer(value, before, ending)
 
     def walk(self, graph: Functional, inputs: Any) -> Any:
         """Runs a graph of operations; its output, or list of outputs."""
@@ -107,15 +107,15 @@ def graph_of(op: Any) -> Functional | None:
     return op if isinstance(op, Functional) and type(op).call is Functional.call else None
 
 
-def runner(model: Any) -> Callable[[Pass, Array], Any]:
-    """How to run a model under a `Pass`."""
+def runner(model: Any) -> Callable[[ForwardPass, Array], Any]:
+    """How to run a model under a `ForwardPass`."""
     graph = graph_of(model)
     if graph is not None:
         return lambda seen, x: seen.walk(graph, x)
     own = vars(keras.Model(name="bare")).keys()
     held = {name: value for name, value in vars(model).items() if name not in own}
 
-    def run(seen: Pass, x: Array) -> Any:
+    def run(seen: ForwardPass, x: Array) -> Any:
         kwargs = {"training": seen.training} if model._call_has_training_arg else {}
         twin = _revised(model, **{name: _watched(value, seen) for name, value in held.items()})
         return type(model).call(twin, x, **kwargs)
@@ -124,9 +124,9 @@ def runner(model: Any) -> Callable[[Pass, Array], Any]:
 
 
 class _Watched:
-    """Stands in for a layer of a subclassed model while a `Pass` looks on."""
+    """Stands in for a layer of a subclassed model while a `ForwardPass` looks on."""
 
-    def __init__(self, layer: Any, seen: Pass):
+    def __init__(self, layer: Any, seen: ForwardPass):
         self._layer, self._seen = layer, seen
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -136,7 +136,7 @@ class _Watched:
         return getattr(self._layer, name)
 
 
-def _watched(value: Any, seen: Pass) -> Any:
+def _watched(value: Any, seen: ForwardPass) -> Any:
     if isinstance(value, keras.Layer):
         return _Watched(value, seen)
     if isinstance(value, dict):

@@ -14,8 +14,8 @@ import keras
 from jax import Array
 
 from jaxmeter.intake.frameworks import undisturbed
-from jaxmeter.intake.heads import Final
-from jaxmeter.intake.keras.forward import Pass, runner
+from jaxmeter.intake.heads import FinalLayer
+from jaxmeter.intake.keras.forward import ForwardPass, runner
 from jaxmeter.intake.keras.model import layers_of, variables_of
 from jaxmeter.intake.keras.target import from_keras
 from jaxmeter.target import Target
@@ -23,7 +23,7 @@ from jaxmeter.target import Target
 Variables = dict[str, Array]
 
 
-class Anew(NamedTuple):
+class Retrainable(NamedTuple):
     """A model's ways to be trained again, as pure functions.
 
     Attributes:
@@ -42,7 +42,7 @@ class Anew(NamedTuple):
     project: Callable[[Variables], Variables] | None
 
 
-def anew(model: Any) -> Anew:
+def anew(model: Any) -> Retrainable:
     """A built Keras 3 model on the JAX backend, to be trained again from fresh variables.
 
     Raises:
@@ -79,7 +79,7 @@ def anew(model: Any) -> Anew:
         mapping = [(v, params[n] if n in params else state[n]) for n, v in order]
         scope = keras.StatelessScope(mapping, collect_losses=True)
         with jax.numpy_rank_promotion("allow"), scope:
-            seen = Pass({}, x, training=True)
+            seen = ForwardPass({}, x, training=True)
             out = run(seen, x)
             leaf = jax.tree.leaves(out)[0]
             logits = _logits(seen.final(leaf), as_is)
@@ -97,7 +97,7 @@ def anew(model: Any) -> Anew:
         raise ValueError(
             f"the model {model.name!r} cannot be run in training mode as a pure function: {error}"
         ) from error
-    return Anew(target, init, forward, frozen, project if constraints else None)
+    return Retrainable(target, init, forward, frozen, project if constraints else None)
 
 
 def _record(target: Target) -> jax.ShapeDtypeStruct:
@@ -115,7 +115,7 @@ def _kept(model: Any) -> set[int]:
     return found
 
 
-def _logits(final: Final, as_is: bool) -> Array:
+def _logits(final: FinalLayer, as_is: bool) -> Array:
     """Logits of the model's output, by what it ends in."""
     value, before, ending = final
     if ending == "softmax" and value.shape[1] > 1:

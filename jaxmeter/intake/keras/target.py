@@ -16,8 +16,8 @@ import numpy as np
 from jax import Array
 
 from jaxmeter.intake.adapter import as_target
-from jaxmeter.intake.heads import Choice, Seen
-from jaxmeter.intake.keras.forward import Pass, runner
+from jaxmeter.intake.heads import Choice, ProbeOutputs
+from jaxmeter.intake.keras.forward import ForwardPass, runner
 from jaxmeter.intake.keras.model import (
     checked_input,
     layers_of,
@@ -64,12 +64,12 @@ def from_keras(model: Any, origin: str, output: Choice | None = None) -> Target:
     truncated = _is_truncated(model)
     quiet = _unwarned if truncated else contextlib.nullcontext
 
-    def forward(params: dict[str, Array], state: dict[str, Array], x: Array) -> Seen:
+    def forward(params: dict[str, Array], state: dict[str, Array], x: Array) -> ProbeOutputs:
         values = [(variables[name], value) for name, value in (*params.items(), *state.items())]
-        seen = Pass(names, x)
+        seen = ForwardPass(names, x)
         with jax.numpy_rank_promotion("allow"), quiet(), keras.StatelessScope(values):
             found = outputs_of(model, run(seen, x))
-        return Seen(
+        return ProbeOutputs(
             outputs={name: seen.final(value) for name, value in found.items()},
             layers={k: seen.final(seen.layers[k]) for k in layers if k in seen.layers},
             takes_tokens=seen.takes_tokens,

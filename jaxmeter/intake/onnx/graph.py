@@ -134,7 +134,7 @@ class Graph:
         return found
 
 
-class Body:
+class SubgraphBody:
     """A graph inside a node (the body of a `Loop`), callable with the values around it in reach."""
 
     def __init__(self, graph: Graph, outer: "ChainMap[str, Any]"):
@@ -150,7 +150,7 @@ class Body:
         return tuple(_walk(self.graph, self.outer.new_child(dict(feeds)), wanted))
 
 
-class _Named(TooExpensive):
+class _NamedNode(TooExpensive):
     """It says which operator is too expensive: the innermost."""
 
 
@@ -248,7 +248,7 @@ def _evaluate(node: Node, env: "ChainMap[str, Any]") -> Sequence[Any]:
     function = OPERATORS[node.op]
     inputs = [env[name] if name else None for name in node.inputs]
     attributes = {
-        name: Body(value, env) if isinstance(value, Graph) else value
+        name: SubgraphBody(value, env) if isinstance(value, Graph) else value
         for name, value in node.attributes.items()
     }
     asked = _parameters(function)
@@ -259,7 +259,7 @@ def _evaluate(node: Node, env: "ChainMap[str, Any]") -> Sequence[Any]:
     static = all(v is None or isinstance(v, np.ndarray) for v in inputs)
     try:
         again = len(env.maps) > 1
-        if static and not any(isinstance(v, Body) for v in attributes.values()):
+        if static and not any(isinstance(v, SubgraphBody) for v in attributes.values()):
             budget.work(budget.EVALUATED_AGAIN if again else _EVALUATED, node.label)
             _charge(node, function, inputs, attributes)
             with jax.ensure_compile_time_eval(), np.errstate(all="ignore"):
@@ -270,10 +270,10 @@ def _evaluate(node: Node, env: "ChainMap[str, Any]") -> Sequence[Any]:
             for value in jax.tree.leaves(out):
                 if isinstance(value, jax.Array):
                     affordable(value.shape, value.dtype)
-    except (UnsupportedOperator, _Named):
+    except (UnsupportedOperator, _NamedNode):
         raise
     except TooExpensive as error:
-        raise _Named(f"{node.label}: {error}") from error
+        raise _NamedNode(f"{node.label}: {error}") from error
     except Exception as error:
         shapes = ", ".join(str(getattr(v, "shape", None)) for v in inputs)
         raise UnsupportedOperator(

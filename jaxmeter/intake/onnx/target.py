@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from jaxmeter.intake.adapter import as_target
-from jaxmeter.intake.heads import Final, Seen
+from jaxmeter.intake.heads import FinalLayer, ProbeOutputs
 from jaxmeter.intake.onnx.graph import Graph, Node, reads, run
 from jaxmeter.target import Source, Target
 
@@ -79,7 +79,7 @@ def from_graph(
     endings = endings_of(graph, wanted)
     wanted = list(dict.fromkeys([*wanted, *(before for before, _ in endings.values())]))
 
-    def forward(params: Mapping[str, Array], state: Mapping[str, Array], x: Array) -> Seen:
+    def forward(params: Mapping[str, Array], state: Mapping[str, Array], x: Array) -> ProbeOutputs:
         fixed = {value: params[name] for name, value in binding.params.items()}
         fixed |= {value: state[name] for name, value in binding.state.items()}
 
@@ -93,13 +93,13 @@ def from_graph(
             values = values_of(x)
         found = dict(zip(wanted, map(jnp.asarray, values), strict=True))
 
-        def final(value: str) -> Final:
+        def final(value: str) -> FinalLayer:
             before, ending = endings[value]
             if found[before].size != found[value].size:  # a reshape that mixes records
                 before, ending = value, None
-            return Final(found[value], found[before].reshape(found[value].shape), ending)
+            return FinalLayer(found[value], found[before].reshape(found[value].shape), ending)
 
-        return Seen(
+        return ProbeOutputs(
             outputs={name: final(value) for name, value in binding.outputs.items()},
             layers={name: final(value) for name, value in binding.layers.items()},
             takes_tokens=bool(tables),

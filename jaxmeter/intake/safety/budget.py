@@ -44,7 +44,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Budget:
+class OpeningBudget:
     """What opening a file may take.
 
     Attributes:
@@ -58,7 +58,7 @@ class Budget:
 
 def budget_of(
     files: Iterable[Path], max_bytes: int | None = None, max_seconds: float | None = None
-) -> Budget:
+) -> OpeningBudget:
     """The budget that was asked for; None: one that grows with the size of the files.
 
     Raises:
@@ -69,7 +69,7 @@ def budget_of(
             raise ValueError(f"{name} must be positive, and is {value}.")
     size = sum(file.stat().st_size for file in set(files) if file.is_file())
     seconds = _SECONDS + min(size, _DENSE) / _DENSE_RATE + size / _BYTE_RATE
-    return Budget(
+    return OpeningBudget(
         _BYTES + _BYTES_EACH * size if max_bytes is None else int(max_bytes),
         seconds if max_seconds is None else float(max_seconds),
     )
@@ -91,7 +91,7 @@ class _Account:
     max_bytes: int | None
     max_seconds: float | None
     began: float
-    budget: Budget
+    budget: OpeningBudget
     operations: float = 0.0
     arrays: dict[int, tuple[Any, int]] = field(default_factory=dict)  # by id: a reference, bytes
     held: int = 0
@@ -109,7 +109,7 @@ _account: ContextVar[_Account | None] = ContextVar("_account", default=None)
 @contextmanager
 def within(
     files: Iterable[Path], max_bytes: int | None = None, max_seconds: float | None = None
-) -> Iterator[Budget]:
+) -> Iterator[OpeningBudget]:
     """Charges what is computed in the context to a file's account.
 
     Raises:
@@ -124,7 +124,7 @@ def within(
         _account.reset(before)
 
 
-def current() -> Budget | None:
+def current() -> OpeningBudget | None:
     """The budget of the file that is being opened, if one is."""
     account = _account.get()
     return None if account is None else account.budget

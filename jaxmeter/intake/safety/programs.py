@@ -13,7 +13,7 @@ from jaxmeter.jaxpr.memory import nbytes, peak
 _T = TypeVar("_T")
 
 
-class Program:
+class CountedProgram:
     """A function traced on arrays, charged for, and not run yet."""
 
     def __init__(self, what: str, fun: Callable[..., Any], *args: Any):
@@ -49,7 +49,7 @@ class Program:
 
 def computed(what: str, fun: Callable[..., _T], *args: Any) -> _T:
     """`fun(*args)`, charged for before it is computed."""
-    result: _T = Program(what, fun, *args)()
+    result: _T = CountedProgram(what, fun, *args)()
     return result
 
 

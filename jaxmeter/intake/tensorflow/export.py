@@ -37,7 +37,7 @@ class Export(NamedTuple):
     versions: tuple[tuple[str, str], ...]
 
 
-class Place(NamedTuple):
+class OutputFile(NamedTuple):
     """A folder that has all of a SavedModel's but its graph.
 
     Attributes:

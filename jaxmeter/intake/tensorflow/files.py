@@ -21,7 +21,7 @@ from jaxmeter.intake import frameworks
 from jaxmeter.intake.safety import saved_model, served
 from jaxmeter.intake.safety.files import check_built, check_graph, is_checkpoint, line
 from jaxmeter.intake.safety.keras_config import UnknownParts, check_config, op_layers, strings_in
-from jaxmeter.intake.tensorflow.export import Place, packed
+from jaxmeter.intake.tensorflow.export import OutputFile, packed
 from jaxmeter.intake.tensorflow.models import Traced, from_saved_model, from_tf_keras
 
 _Call = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -48,7 +48,7 @@ def loaded(file: Mapping[str, Any], descriptors: Sequence[int]) -> Loaded:
       descriptors: of the places' graphs.
     """
     if file["kind"] == "saved-model":
-        places = [Place(*place) for place in zip(file["folders"], descriptors, strict=True)]
+        places = [OutputFile(*place) for place in zip(file["folders"], descriptors, strict=True)]
         return saved_model_folder(Path(file["path"]), places, checked=file["checked"])
     return keras_file(file)
 
@@ -136,7 +136,7 @@ def _bounded(room: int) -> Iterator[None]:
 
 def saved_model_folder(
     path: Path,
-    places: Sequence[Place],
+    places: Sequence[OutputFile],
     *,
     checked: bool = True,
     trust: bool = False,
