@@ -13,6 +13,7 @@ from jaxmeter.attacks.calibrated import (
     Rmia,
     RmiaOffline,
 )
+from jaxmeter.attacks.interface import AttackConfig, AttackOutput, Evidence
 from jaxmeter.attacks.learned import FitConfig, Learned
 from jaxmeter.attacks.suite import WITH_REFERENCES
 from jaxmeter.attacks.training_free import (
@@ -52,6 +53,8 @@ __all__ = [
     "TRAINING_FREE",
     "WITH_REFERENCES",
     "Attack",
+    "AttackConfig",
+    "AttackOutput",
     "AttackR",
     "AttackResult",
     "Bavaria",
@@ -63,6 +66,7 @@ __all__ = [
     "Confidence",
     "DifficultyCalibration",
     "Entropy",
+    "Evidence",
     "FitConfig",
     "Fitted",
     "GradientNorm",

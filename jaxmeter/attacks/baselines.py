@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from jaxmeter import scores as score_of
-from jaxmeter.attacks.interface import AttackOutput, Evidence
+from jaxmeter.attacks.interface import Access, AttackOutput, Evidence
 from jaxmeter.signals.spec import SignalSpec
 from jaxmeter.target import Target
 
@@ -19,7 +19,10 @@ class ClassWise:
     """Modified entropy against a threshold for each class; see `scores.class_wise_thresholds`."""
 
     name: str = "class-wise modified entropy"
+    access: ClassVar[Access] = "outputs"
     fits: ClassVar[bool] = True
+    needs_references: ClassVar[bool] = False
+    needs_population: ClassVar[bool] = False
 
     def reads(self, target: Target) -> SignalSpec | None:
         """The signals it needs."""
@@ -46,7 +49,10 @@ class Blind:
     """
 
     name: ClassVar[str] = "blind baseline"
+    access: ClassVar[Access] = "records"
     fits: ClassVar[bool] = True
+    needs_references: ClassVar[bool] = False
+    needs_population: ClassVar[bool] = False
 
     def reads(self, target: Target) -> SignalSpec | None:
         """No signal."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxmeter import logits
-from jaxmeter.attacks.interface import AttackOutput, Evidence, ReferenceSignals, Spread
+from jaxmeter.attacks.interface import Access, AttackOutput, Evidence, ReferenceSignals, Spread
 from jaxmeter.attacks.with_references import (
     NeedsReferences,
     attackable,
@@ -63,6 +63,11 @@ class OfOneStatistic(NeedsReferences):
     def _named(self) -> str:
         default = type(self).__dataclass_fields__["statistic"].default
         return self.title + ("" if self.statistic == default else f", {self.statistic}")
+
+    @property
+    def access(self) -> Access:
+        """What the attacker sees."""
+        return "white box" if self.statistic == "gradient norm" else "outputs"
 
     def reads(self, target: Target) -> SignalSpec:
         """The signals it needs, of the target and of the reference models."""

@@ -1,16 +1,20 @@
 """What attacks are given and what they give back."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
 
 from jaxmeter.data.records import Records
-from jaxmeter.signals.spec import Signals
+from jaxmeter.signals.spec import Signals, SignalSpec
+from jaxmeter.target import LOGITS, Target
 
 FPRS = (0.01, 0.001)
+# What an attacker sees of the target, from least to most; a record's own `x` and `y` always.
+Access = Literal["records", "labels", "outputs", "white box"]
+ACCESS: tuple[Access, ...] = ("records", "labels", "outputs", "white box")
 
 
 class Spread(NamedTuple):
@@ -75,7 +79,13 @@ class ReferenceSignals(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """One part of the records with its signals; `references` where there are reference models."""
+    """One part of the records with everything an attack may read of it.
+
+    Attributes:
+      records: n records, with who was a member of the target.
+      signals: of the target, what the attack's `reads` asked for; leaves `[n, ...]`.
+      references: the same signals of k reference models; None for an attack that needs none.
+    """
 
     records: Records
     signals: Signals
@@ -92,9 +102,14 @@ class Epoch(NamedTuple):
 
 
 class AttackOutput(NamedTuple):
-    """What an attack says: scores of the select and of the held-out part, higher = member.
+    """What an attack says of the records.
 
-    `spread` is the same attack on reference models in turn, where it has some to be attacked.
+    Attributes:
+      select: scores of the select part `[n]`, in its order; higher = more likely a member.
+      held: scores of the held-out part.
+      history: epochs of a learned attack.
+      best_epoch: the epoch kept, 0 for "as initialised"; None for an attack without epochs.
+      spread: the same attack on reference models in turn, where it has some to be attacked.
     """
 
     select: NDArray
@@ -102,3 +117,80 @@ class AttackOutput(NamedTuple):
     history: tuple[Epoch, ...] = ()
     best_epoch: int | None = None
     spread: Spread | None = None
+
+
+@runtime_checkable
+class AttackConfig(Protocol):
+    """What `jaxmeter.audit` and a study ask of an attack.
+
+    Any frozen dataclass with these members is an attack: it inherits nothing and is registered
+    nowhere. Its fields are its settings; in a study they are part of the run's name.
+
+    >>> from dataclasses import dataclass
+    >>> import jax, numpy as np, jaxmeter as jm
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class LargestLogit:
+    ...     name: str = "largest logit"
+    ...     access = "outputs"
+    ...     fits = needs_references = needs_population = False
+    ...     def reads(self, target):
+    ...         return jm.SignalSpec(loss=False, label=False)
+    ...     def run(self, key, fit, select, held):
+    ...         scores = [part.signals.logits.max(axis=1) for part in (select, held)]
+    ...         return jm.AttackOutput(*scores)
+    >>> net = jm.from_function(lambda p, s, x: x @ p["w"], {"w": np.ones((3, 2), "f")})
+    >>> x, y = np.random.default_rng(0).normal(size=(80, 3)), np.arange(80) % 2
+    >>> records = jm.Records.of(members=(x[:40], y[:40]), nonmembers=(x[40:], y[40:]))
+    >>> report = jm.audit(net, records, key=jax.random.key(0), attacks=[LargestLogit()])
+    >>> report.rows[0].name
+    'largest logit'
+    """
+
+    @property
+    def name(self) -> str:
+        """The row's name, unique in an audit."""
+
+    @property
+    def access(self) -> Access:
+        """What the attacker sees: "records" for one that never asks the target, "labels",
+        "outputs", or "white box" for one that reads gradients or inner layers' outputs."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether it uses who is a member in the fit part."""
+
+    @property
+    def needs_references(self) -> bool:
+        """Whether it compares the target with reference models."""
+
+    @property
+    def needs_population(self) -> bool:
+        """Whether it uses the fit part's non-members as a population."""
+
+    def reads(self, target: Target) -> SignalSpec | None:
+        """The signals it needs, of the target and of reference models; None for none at all."""
+
+    def run(self, key: jax.Array, fit: Evidence, select: Evidence, held: Evidence) -> AttackOutput:
+        """Scores of the select and the held-out part.
+
+        Args:
+          key: PRNG key, consumed.
+          fit: records of known membership to learn from, if `fits`.
+          select: records of known membership to choose an epoch on; thresholds are chosen on them.
+          held: the records that figures are measured on. Their membership is part of the records,
+            and to look at it would be to cheat.
+        """
+
+
+def access_of(spec: SignalSpec | None) -> Access:
+    """What an attack sees that reads these signals.
+
+    >>> access_of(SignalSpec()), access_of(SignalSpec(gradient_norm=True)), access_of(None)
+    ('outputs', 'white box', 'records')
+    """
+    if spec is None:
+        return "records"
+    inner = set(spec.outputs) - {LOGITS}
+    return (
+        "white box" if inner or spec.gradients or spec.gradient_norm or spec.scalars else "outputs"
+    )

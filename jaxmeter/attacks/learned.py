@@ -7,11 +7,11 @@ from typing import ClassVar
 import jax
 import numpy as np
 
-from jaxmeter.attacks.interface import AttackOutput, Epoch, Evidence
+from jaxmeter.attacks.interface import Access, AttackOutput, Epoch, Evidence, access_of
 from jaxmeter.inference.attack import decayed_adamw, inference_model
 from jaxmeter.inference.attack import fit as fit_attack
 from jaxmeter.signals.spec import SignalSpec, white_box
-from jaxmeter.target import LOGITS, Target
+from jaxmeter.target import Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +54,18 @@ class Learned:
     name: str = ""
     config: FitConfig = FitConfig()
     fits: ClassVar[bool] = True
+    needs_references: ClassVar[bool] = False
+    needs_population: ClassVar[bool] = False
 
     def __post_init__(self) -> None:  # noqa: D105
         if not self.name:
-            object.__setattr__(self, "name", "black box" if self._black() else "white box")
+            inside = self.access == "white box"
+            object.__setattr__(self, "name", "white box" if inside else "black box")
 
-    def _black(self) -> bool:
-        spec = self.spec
-        return spec is not None and not (
-            spec.gradients or spec.gradient_norm or set(spec.outputs) - {LOGITS}
-        )
+    @property
+    def access(self) -> Access:
+        """What the attacker sees."""
+        return "white box" if self.spec is None else access_of(self.spec)
 
     def reads(self, target: Target) -> SignalSpec:
         """The signals it needs."""

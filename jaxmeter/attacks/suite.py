@@ -13,11 +13,10 @@ from jaxmeter.attacks.calibrated import (
     LiraOffline,
     LogRatio,
     LogRatioOffline,
-    OfOneStatistic,
     Rmia,
     RmiaOffline,
 )
-from jaxmeter.attacks.interface import AttackOutput, Evidence
+from jaxmeter.attacks.interface import ACCESS, AttackConfig, AttackOutput, Evidence
 from jaxmeter.attacks.learned import Learned
 from jaxmeter.attacks.training_free import (
     Confidence,
@@ -32,13 +31,13 @@ from jaxmeter.attacks.white_box import (
     CalibratedInferenceOffline,
     CalibratedInferenceSupervised,
 )
-from jaxmeter.attacks.with_references import NeedsReferences
 from jaxmeter.prng import stream
 from jaxmeter.signals.spec import ResolvedSpec, SignalSpec
-from jaxmeter.target import Target
+from jaxmeter.target import LOGITS, Target
 
 WITH_REFERENCES = (Lira(), LogRatio(), Rmia(), Bavaria(), LiraOffline(), CalibratedInference())
 
+# Those of this package, which a study's command line knows by name.
 AnyAttack = (
     NegativeLoss
     | Confidence
@@ -64,11 +63,22 @@ AnyAttack = (
 )
 
 
+_MEMBERS = ("name", "access", "fits", "needs_references", "needs_population", "reads", "run")
+
+
 # --- The steps of an audit that one attack at a time takes ----------------------------------------
 
 
-def check_names(attacks: Sequence[AnyAttack]) -> None:
-    """Refuses a list of attacks that a report could not tell apart."""
+def check_attacks(attacks: Sequence[AttackConfig]) -> None:
+    """Refuses what is no attack, and attacks that a report could not tell apart."""
+    for attack in attacks:
+        lacks = [name for name in _MEMBERS if not hasattr(attack, name)]
+        if lacks or isinstance(attack, type):
+            made = " It is a class: make one of it, with ()." if isinstance(attack, type) else ""
+            raise TypeError(
+                f"{attack!r} is no attack: it lacks {', '.join(lacks) or 'its settings'}.{made} "
+                "See jaxmeter.AttackConfig."
+            )
     names = [attack.name for attack in attacks]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"attacks are named {names}; give at least one, and each its own name.")
@@ -80,12 +90,14 @@ _REMEDY = (
 )
 
 
-def check_references(attacks: Sequence[AnyAttack], *, given: bool, remedy: str = _REMEDY) -> None:
+def check_references(
+    attacks: Sequence[AttackConfig], *, given: bool, remedy: str = _REMEDY
+) -> None:
     """Refuses attacks that lack reference models, and models that no attack asks for.
 
     `remedy` says how some are given.
     """
-    needing = [attack.name for attack in calibrated(attacks)]
+    needing = [attack.name for attack in needing_references(attacks)]
     if needing and not given:
         raise ValueError(
             f"{', '.join(needing)}: compared with reference models, of which there are none. "
@@ -98,17 +110,46 @@ def check_references(attacks: Sequence[AnyAttack], *, given: bool, remedy: str =
         )
 
 
-def spec_of(attack: AnyAttack, target: Target) -> ResolvedSpec | None:
-    """The signals an attack reads, in the target's names; only `target.spec` is looked at."""
+def spec_of(attack: AttackConfig, target: Target) -> ResolvedSpec | None:
+    """The signals an attack reads, in the target's names; only `target.spec` is looked at.
+
+    Raises:
+      ValueError: if the target does not have them, or the attack declares less access than they
+        take: its row would say that it needs less than it does.
+    """
     spec = attack.reads(target)
-    return None if spec is None else spec.resolved(target)
+    resolved = None if spec is None else spec.resolved(target)
+    if attack.access not in ACCESS:
+        raise ValueError(
+            f"{attack.name} has the access {attack.access!r}; it is one of {', '.join(ACCESS)}."
+        )
+    declared, needed = ACCESS.index(attack.access), 0
+    if resolved is not None:
+        inner = set(resolved.outputs) - {LOGITS, *target.spec.layers[-1:]}
+        inside = bool(inner or resolved.gradients or resolved.norms or resolved.scalars)
+        needed = ACCESS.index("white box") if inside else ACCESS.index("labels")
+    if spec is None and attack.needs_references:
+        raise ValueError(
+            f"{attack.name} needs reference models and reads no signal of them; let reads() give a "
+            "jaxmeter.SignalSpec."
+        )
+    if declared < needed:
+        raise ValueError(
+            f"{attack.name} declares the access {attack.access!r} and reads {resolved}, which "
+            f"takes {ACCESS[needed]!r} or more. Declare that."
+        )
+    return resolved
 
 
-def calibrated(attacks: Sequence[AnyAttack]) -> list[OfOneStatistic | CalibratedInference]:
-    """Those of the attacks that need reference models."""
-    return [
-        attack for attack in attacks if isinstance(attack, OfOneStatistic | CalibratedInference)
-    ]
+def needing_references(attacks: Sequence[AttackConfig]) -> list[AttackConfig]:
+    """Those of the attacks that compare the target with reference models."""
+    return [attack for attack in attacks if attack.needs_references]
+
+
+def asked_of_references(attacks: Sequence[AttackConfig], target: Target) -> tuple[SignalSpec, ...]:
+    """What attacks read of reference models, each once, in an order that is not the attacks'."""
+    reads = (attack.reads(target) for attack in needing_references(attacks))
+    return tuple(sorted({spec for spec in reads if spec is not None}, key=repr))
 
 
 def union_of_specs(reads: Sequence[ResolvedSpec | None], target: Target) -> ResolvedSpec:
@@ -121,7 +162,7 @@ def union_of_specs(reads: Sequence[ResolvedSpec | None], target: Target) -> Reso
 
 def run_attack(
     key: jax.Array,
-    attack: AnyAttack,
+    attack: AttackConfig,
     spec: ResolvedSpec | None,
     fit: Evidence,
     select: Evidence,
@@ -129,6 +170,6 @@ def run_attack(
 ) -> AttackOutput:
     """What an attack finds, given no more of the signals than it reads."""
     mine = (p._replace(signals=p.signals.only(spec)) if spec else p for p in (fit, select, held))
-    if not isinstance(attack, NeedsReferences):
+    if not attack.needs_references:
         mine = (part._replace(references=None) for part in mine)
     return attack.run(stream(key, f"attack: {attack.name}"), *mine)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import jax
 
 from jaxmeter import scores as score_of
-from jaxmeter.attacks.interface import AttackOutput, Evidence
+from jaxmeter.attacks.interface import Access, AttackOutput, Evidence, access_of
 from jaxmeter.signals.spec import SignalSpec
 from jaxmeter.target import Target
 
@@ -17,7 +17,14 @@ class _TrainingFree:
     name: ClassVar[str]
     spec: ClassVar[SignalSpec] = SignalSpec(loss=False)
     fits: ClassVar[bool] = False
+    needs_references: ClassVar[bool] = False
+    needs_population: ClassVar[bool] = False
     score: ClassVar[Any]
+
+    @property
+    def access(self) -> Access:
+        """What the attacker sees."""
+        return access_of(self.spec)
 
     def reads(self, target: Target) -> SignalSpec | None:
         """The signals it needs."""

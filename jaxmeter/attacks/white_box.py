@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxmeter import logits
-from jaxmeter.attacks.interface import AttackOutput, Evidence
+from jaxmeter.attacks.interface import Access, AttackOutput, Evidence
 from jaxmeter.attacks.with_references import (
     NeedsReferences,
     attackable,
@@ -103,9 +103,13 @@ class CalibratedInference(NeedsReferences):
     title: ClassVar[str] = "calibrated"
     online: ClassVar[bool] = True
 
+    @property
+    def access(self) -> Access:
+        """What the attacker sees."""
+        return "outputs" if all(name in _OF_LOGITS for name in self.signals) else "white box"
+
     def _named(self) -> str:
-        black = all(name in _OF_LOGITS for name in self.signals)
-        return f"{self.title} {'black box' if black else 'white box'}"
+        return f"{self.title} {'white box' if self.access == 'white box' else 'black box'}"
 
     def reads(self, target: Target) -> SignalSpec:
         """The signals it needs, of the target and of the reference models."""

@@ -22,6 +22,7 @@ class NeedsReferences:
     name: str = ""
     title: ClassVar[str]
     fits: ClassVar[bool] = False
+    needs_references: ClassVar[bool] = True
     needs_population: ClassVar[bool] = False
 
     def __post_init__(self) -> None:  # noqa: D105

@@ -11,20 +11,18 @@ import jax
 import numpy as np
 
 from jaxmeter.attacks.baselines import Blind
-from jaxmeter.attacks.interface import Evidence, ReferenceSignals
+from jaxmeter.attacks.interface import AttackConfig, Evidence, ReferenceSignals
 from jaxmeter.attacks.learned import Learned
 from jaxmeter.attacks.suite import (
     WITH_REFERENCES,
-    AnyAttack,
-    calibrated,
-    check_names,
+    asked_of_references,
+    check_attacks,
     check_references,
     run_attack,
     spec_of,
     union_of_specs,
 )
 from jaxmeter.attacks.training_free import TRAINING_FREE
-from jaxmeter.attacks.with_references import NeedsReferences
 from jaxmeter.auditing.assembly import described, versions
 from jaxmeter.auditing.layers import completed, measured_layers
 from jaxmeter.auditing.references import References, Shadows, epochs_shown, seen_by, trained
@@ -50,7 +48,7 @@ def audit(
     records: Records,
     *,
     key: jax.Array,
-    attacks: Sequence[AnyAttack] | None = None,
+    attacks: Sequence[AttackConfig] | None = None,
     references: References | Shadows | None = None,
     fractions: tuple[float, float, float] = (0.4, 0.1, 0.5),
     overlap: Literal["error", "drop"] = "error",
@@ -121,7 +119,7 @@ def _audit(
     target: Target,
     records: Records,
     key: jax.Array,
-    attacks: Sequence[AnyAttack] | None,
+    attacks: Sequence[AttackConfig] | None,
     references: References | Shadows | None,
     fractions: tuple[float, float, float],
     overlap: Literal["error", "drop"],
@@ -133,7 +131,7 @@ def _audit(
         with_references = () if references is None else WITH_REFERENCES
         learned = Learned(spec=SignalSpec()), Learned()
         attacks = (*TRAINING_FREE, *learned, *with_references, Blind())
-    check_names(attacks)
+    check_attacks(attacks)
     check_references(attacks, given=references is not None)
     target = target.for_inputs(records.x.shape[1:])
     check_records(target, records)
@@ -180,7 +178,7 @@ def _audit(
         start = time.perf_counter()
         found = run_attack(key, attack, spec, *parts)
         seconds = time.perf_counter() - start
-        needs = isinstance(attack, NeedsReferences)
+        needs = attack.needs_references
         rows.append(
             measured(
                 attack,
@@ -224,7 +222,7 @@ def _seen(
     key: jax.Array,
     references: References | Shadows,
     records: Records,
-    attacks: Sequence[AnyAttack],
+    attacks: Sequence[AttackConfig],
     device_budget: int,
     host_budget: int | None,
     progress: Progress | None,
@@ -235,7 +233,7 @@ def _seen(
     else:
         model = stacked.model(references.models, 0)
     model = model.for_inputs(records.x.shape[1:])
-    wanted = [attack.reads(model).resolved(model) for attack in calibrated(attacks)]
+    wanted = [asked.resolved(model) for asked in asked_of_references(attacks, model)]
     spec = completed(reduce(lambda a, b: a.union(b), wanted), model)
     if isinstance(references, Shadows):
         check_memory(

@@ -10,13 +10,12 @@ from jaxmeter.report.result import Budget, Row
 from jaxmeter.target import LOGITS, TargetSpec, layer_of, resolve_variables
 
 if TYPE_CHECKING:  # Only for annotations: measuring does not depend on how attacks work.
-    from jaxmeter.attacks.interface import AttackOutput
-    from jaxmeter.attacks.suite import AnyAttack
+    from jaxmeter.attacks.interface import AttackConfig, AttackOutput
     from jaxmeter.signals.spec import ResolvedSpec
 
 
 def measured(
-    attack: "AnyAttack",
+    attack: "AttackConfig",
     found: "AttackOutput",
     *,
     spec: "ResolvedSpec | None",
@@ -32,7 +31,7 @@ def measured(
     """
     fit, select, held = truth
     known = [counts(part) for part in ([fit, select] if attack.fits else [select])]
-    if getattr(attack, "needs_population", False):
+    if attack.needs_population:
         known.append((0, counts(fit)[1]))
     return Row(
         name=attack.name,

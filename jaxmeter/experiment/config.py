@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from jaxmeter.attacks.baselines import Blind
+from jaxmeter.attacks.interface import AttackConfig
 from jaxmeter.attacks.learned import Learned
-from jaxmeter.attacks.suite import AnyAttack, check_names, check_references
+from jaxmeter.attacks.suite import AnyAttack, check_attacks, check_references
 from jaxmeter.attacks.training_free import TRAINING_FREE
 from jaxmeter.disk import is_plain
 from jaxmeter.experiment.datasets import AnyData, Digits
@@ -113,7 +114,7 @@ class Config:
     seed: int
     data: AnyData = Digits()
     target: AnyTarget
-    attacks: tuple[AnyAttack, ...] = (
+    attacks: tuple[AnyAttack | AttackConfig, ...] = (
         *TRAINING_FREE,
         Learned(spec=SignalSpec()),
         Learned(),
@@ -153,7 +154,7 @@ def _in_range(config: _C) -> _C:
     if not 0 <= config.seed < 2**32:
         raise ConfigError(f"seed is {config.seed}; it takes 0 to 2**32 - 1.")
     try:
-        check_names(config.attacks)
+        check_attacks(config.attacks)
         given = config.references is not None
         check_references(config.attacks, given=given, remedy=_REMEDY)
     except ValueError as error:

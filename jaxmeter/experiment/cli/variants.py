@@ -119,6 +119,8 @@ def _variants(hint: Any) -> dict[str, Any]:
     ['target-file', 'mlp', 'cnn', 'alex-net']
     """
     members = typing.get_args(hint) if _is_union(hint) else ()
+    # A Protocol takes types that others write, for which there is no word.
+    members = tuple(m for m in members if not getattr(m, "_is_protocol", False))
     kinds: list[Any] = [m for m in members if dataclasses.is_dataclass(m) or m is type(None)]
     if len(kinds) < len(members) or not any(map(dataclasses.is_dataclass, kinds)):
         return {}

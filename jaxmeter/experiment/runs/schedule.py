@@ -3,8 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 
-from jaxmeter.attacks.suite import calibrated
-from jaxmeter.attacks.with_references import NeedsReferences
+from jaxmeter.attacks.suite import needing_references
 from jaxmeter.experiment.config import Config, TargetFile
 from jaxmeter.experiment.serialization import plain
 from jaxmeter.experiment.store.fingerprint import digest
@@ -74,10 +73,10 @@ def shared_stages(config: Config) -> Mapping[str, str]:
         found["target"] = target
     found |= {"intake": digest(["intake", target]), "signals": signals}
     if config.references is not None:
-        needing = [plain(attack) for attack in calibrated(config.attacks)]
+        needing = [plain(attack) for attack in needing_references(config.attacks)]
         found["references"] = digest([records, target, plain(config.references), needing])
     for attack in config.attacks:
-        given = [plain(config.references)] if isinstance(attack, NeedsReferences) else []
+        given = [plain(config.references)] if attack.needs_references else []
         key = digest(["attack", records, target, plain(attack), config.known, *given])
         found[f"attack:{attack.name}"] = key
     return found

@@ -8,8 +8,15 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxmeter.attacks.interface import AttackOutput, Epoch, Evidence, ReferenceSignals, Spread
-from jaxmeter.attacks.suite import AnyAttack, run_attack
+from jaxmeter.attacks.interface import (
+    AttackConfig,
+    AttackOutput,
+    Epoch,
+    Evidence,
+    ReferenceSignals,
+    Spread,
+)
+from jaxmeter.attacks.suite import run_attack
 from jaxmeter.data.records import Records
 from jaxmeter.disk import create, write
 from jaxmeter.experiment.stages.notes import recording_warnings
@@ -40,7 +47,7 @@ class StoredOutput(NamedTuple):
 def attack(
     folder: Path,
     *,
-    config: AnyAttack,
+    config: AttackConfig,
     spec: ResolvedSpec | None,
     signals: Signals,
     seen: ReferenceSignals | None,

@@ -9,8 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmeter.attacks.suite import calibrated, spec_of, union_of_specs
-from jaxmeter.attacks.with_references import NeedsReferences
+from jaxmeter.attacks.suite import asked_of_references, spec_of, union_of_specs
 from jaxmeter.experiment.config import Config, ShadowModels, TargetFile
 from jaxmeter.experiment.serialization import plain
 from jaxmeter.experiment.stages import attack as attack_stage
@@ -154,7 +153,7 @@ def make(
     notes = [*dealt.notes, *target_notes]
     notes += references_stage.notes(references.folder) if references else []
     for attack, read in zip(config.attacks, reads, strict=True):
-        models = references if isinstance(attack, NeedsReferences) else None
+        models = references if attack.needs_references else None
 
         def run(
             folder: Path, attack: Any = attack, read: Any = read, models: Entry | None = models
@@ -178,8 +177,7 @@ def make(
             "signals": signals_stage.read_files(signals.folder, signals.files, read),
             "seed": seed,
         }
-        if models and isinstance(attack, NeedsReferences):
-            asks = attack.reads(asked)
+        if models and (asks := attack.reads(asked)):
             follows["references"] = references_stage.read_files(models.folder, models.files, asks)
         label = f"attack:{attack.name}"
         entry = obtain(label, attack_stage, (attack, read, config.known), follows, run)
@@ -268,7 +266,7 @@ def _plan(
             references_stage.built, what, dealt.shape, n_classes=n_classes, seed=seed
         )
         how, follows = (what,), {"classes": n_classes}
-    specs = references_stage.asked(calibrated(config.attacks), asked)
+    specs = asked_of_references(config.attacks, asked)
     plan = references_stage.ReferencePlan(architecture, references.recipe, references.k, specs)
     return plan, how, follows
 

@@ -15,7 +15,7 @@ from jaxmeter.report.facts import attack_facts, plain, score_arrays, target_fact
 from jaxmeter.target import TargetSpec
 
 if TYPE_CHECKING:  # Only for annotations: figures follow from what was found, not from how.
-    from jaxmeter.attacks.suite import AnyAttack
+    from jaxmeter.attacks.interface import AttackConfig
     from jaxmeter.experiment.stages.attack import StoredOutput
     from jaxmeter.signals.spec import ResolvedSpec
 
@@ -25,7 +25,7 @@ RESULTS, SCORES = "results.json", "scores.npz"
 def score(
     folder: Path,
     *,
-    attacks: "Sequence[tuple[AnyAttack, ResolvedSpec | None, StoredOutput]]",
+    attacks: "Sequence[tuple[AttackConfig, ResolvedSpec | None, StoredOutput]]",
     target: TargetSpec,
     is_member: NDArray,
     y: NDArray,

@@ -1,7 +1,7 @@
 """The stage "references": models are trained on the audited records, and what they say is kept."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,9 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxmeter.attacks.calibrated import OfOneStatistic
 from jaxmeter.attacks.interface import ReferenceSignals
-from jaxmeter.attacks.white_box import CalibratedInference
 from jaxmeter.auditing.references import Shadows, seen_by, trained
 from jaxmeter.data.records import Records
 from jaxmeter.disk import create, write
@@ -25,7 +23,6 @@ from jaxmeter.shadow import stacked
 from jaxmeter.shadow.architecture import Architecture, of_keras
 from jaxmeter.shadow.recipe import RecipeConfig
 from jaxmeter.signals.spec import SignalSpec
-from jaxmeter.target import Target
 
 _MEMBERSHIP = "was_member.npy"
 
@@ -37,13 +34,6 @@ class ReferencePlan(NamedTuple):
     recipe: RecipeConfig
     k: int
     asked: tuple[SignalSpec, ...]
-
-
-def asked(
-    attacks: Sequence[OfOneStatistic | CalibratedInference], target: Target
-) -> tuple[SignalSpec, ...]:
-    """What attacks read of the models, each once, in an order that is not the attacks'."""
-    return tuple(sorted({attack.reads(target) for attack in attacks}, key=repr))
 
 
 def built(recipe: Any, shape: tuple[int, ...], *, n_classes: int, seed: int) -> Architecture:
@@ -105,8 +95,11 @@ def read_files(folder: Path, files: Mapping[str, str], spec: SignalSpec) -> dict
     manifest = json.loads((folder / FOLDER / "signals.json").read_bytes())
     kinds = {
         "outputs": bool(spec.outputs),
+        "gradients": bool(spec.gradients),
         "gradient_norms": bool(spec.gradient_norm),
         "scalars": bool(spec.scalars),
+        "loss": spec.loss,
+        "label": spec.label,
     }
     read = {
         "/".join(array["path"]): files[f"{FOLDER}/{array['file']}"]
