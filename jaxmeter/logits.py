@@ -9,8 +9,8 @@ likely a member". Work is done in blocks of rows: beside the result, little memo
 from collections.abc import Callable
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import logsumexp
 
 _BLOCK = 1 << 18  # logits a block: 2 MiB in float64, so that temporaries stay in the caches
 
@@ -23,7 +23,9 @@ def log_odds(logits: ArrayLike, y: ArrayLike) -> NDArray:
     >>> log_odds([[800.0, 0.0, 0.0]], [0]).round(4).tolist()
     [799.3069]
     """
-    return _by_rows(lambda z, y: _own(z, y) - logsumexp(_others(z, y), axis=-1), logits, y)
+    return _by_rows(
+        lambda z, y: _own(z, y) - scipy.special.logsumexp(_others(z, y), axis=-1), logits, y
+    )
 
 
 def margin(logits: ArrayLike, y: ArrayLike) -> NDArray:
@@ -79,7 +81,7 @@ def log_taylor_probability(
     def score(z: NDArray, y: NDArray) -> NDArray:
         c = (z - z.mean(axis=-1, keepdims=True)) / temperature
         own = _log_series(_own(c, y) - margin, terms)
-        others = logsumexp(_others(_log_series(c, terms), y), axis=-1)
+        others = scipy.special.logsumexp(_others(_log_series(c, terms), y), axis=-1)
         return -np.logaddexp(0.0, others - own)
 
     return _by_rows(score, logits, y)

@@ -13,7 +13,7 @@ import warnings
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy import special, stats
+import scipy
 
 __all__ = [
     "AttackResult",
@@ -205,7 +205,7 @@ class AttackResult:
             p_value = min(1.0, 2 * (1 + abs(value)) ** -min(self.n_members, self.n_nonmembers))
         else:
             low, high = value - z * error, value + z * error
-            p_value = float(2 * special.ndtr(-abs(value) / error))
+            p_value = float(2 * scipy.special.ndtr(-abs(value) / error))
         return Difference(value, max(-1.0, low), min(1.0, high), p_value)
 
     # --- One point of the curve.
@@ -581,8 +581,8 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> In
     _check_confidence(confidence)
     tail, failures = (1 - confidence) / 2, trials - successes
     # Quantiles of Beta(k, n-k+1) and Beta(k+1, n-k).
-    low = special.betaincinv(successes, failures + 1, tail) if successes else 0.0
-    high = special.betainccinv(successes + 1, failures, tail) if failures else 1.0
+    low = scipy.special.betaincinv(successes, failures + 1, tail) if successes else 0.0
+    high = scipy.special.betainccinv(successes + 1, failures, tail) if failures else 1.0
     return Interval(float(low), float(high))
 
 
@@ -620,9 +620,9 @@ def _curve(scores: np.ndarray, is_member: np.ndarray) -> _Curve:
 
 def _wins(scores: np.ndarray, is_member: np.ndarray) -> _Wins:
     """Sun and Xu's identity: a record's rank among all, less its rank among its own kind."""
-    ranks = stats.rankdata(scores)
-    members = ranks[is_member] - stats.rankdata(scores[is_member])
-    nonmembers = ranks[~is_member] - stats.rankdata(scores[~is_member])
+    ranks = scipy.stats.rankdata(scores)
+    members = ranks[is_member] - scipy.stats.rankdata(scores[is_member])
+    nonmembers = ranks[~is_member] - scipy.stats.rankdata(scores[~is_member])
     return _Wins(members=members, nonmembers=nonmembers, ranks=ranks)
 
 
@@ -658,7 +658,7 @@ def _posterior(tpr: float, fpr: float, prior: float) -> float:
 
 def _normal_quantile(confidence: float) -> float:
     _check_confidence(confidence)
-    return float(special.ndtri((1 + confidence) / 2))
+    return float(scipy.special.ndtri((1 + confidence) / 2))
 
 
 def _check_confidence(confidence: float) -> None:

@@ -6,8 +6,8 @@ rates live, keep distinct scores where `log(p + 1e-30)` would tie them.
 """
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import logsumexp
 
 from jaxmeter import logits
 from jaxmeter.signals.spec import Signals
@@ -163,8 +163,8 @@ def _log_probabilities(z: NDArray) -> tuple[NDArray, NDArray]:
 
     Only the most probable class can have p > 1/2; its complement is summed over the others.
     """
-    log_p = z - logsumexp(z, axis=-1, keepdims=True)
+    log_p = z - scipy.special.logsumexp(z, axis=-1, keepdims=True)
     top = np.arange(z.shape[-1]) == z.argmax(axis=-1)[..., None]
-    others = logsumexp(np.where(top, -np.inf, log_p), axis=-1, keepdims=True)
+    others = scipy.special.logsumexp(np.where(top, -np.inf, log_p), axis=-1, keepdims=True)
     log_not_p = np.where(top, others, np.log1p(-np.exp(np.where(top, -np.inf, log_p))))
     return log_p, log_not_p

@@ -6,7 +6,6 @@ from typing import ClassVar
 import jax
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import HistGradientBoostingClassifier
 
 from jaxmeter import scores as score_of
 from jaxmeter.attacks.interface import Access, AttackOutput, Evidence
@@ -60,6 +59,8 @@ class Blind:
 
     def run(self, key: jax.Array, fit: Evidence, select: Evidence, held: Evidence) -> AttackOutput:
         """Scores of the select and the held-out part."""
+        from sklearn.ensemble import HistGradientBoostingClassifier  # Takes a second to import.
+
         seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
         trees = HistGradientBoostingClassifier(max_iter=50, random_state=seed)
 

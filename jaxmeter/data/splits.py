@@ -6,8 +6,8 @@ from typing import Literal
 
 import jax
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from jaxmeter.data.records import DataWarning, Records, content_ids
 
@@ -157,7 +157,7 @@ def near_copies(x_in: NDArray, x_out: NDArray, tolerance: float = 0.01) -> NDArr
     if not (usual and np.isfinite(usual)):
         return nothing
     project = random.normal(size=(a.shape[1], 16)).astype(np.float32) / 4
-    _, nearest = cKDTree(b @ project).query(
+    _, nearest = scipy.spatial.cKDTree(b @ project).query(
         a @ project, k=[1, 2], distance_upper_bound=2 * tolerance * usual
     )
     i, j = np.nonzero(nearest < len(b))[0], nearest[nearest < len(b)]

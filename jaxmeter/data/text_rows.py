@@ -6,12 +6,10 @@ A line is fields of numbers and a label: `1,2;3,4;0`. All lines have the layout 
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-import pyarrow
 from numpy.typing import NDArray
-from pyarrow import csv
 
 from jaxmeter.data.npz import read_array, read_header
 
@@ -137,7 +135,7 @@ def _pattern(layout: tuple[int, ...]) -> NDArray:
 
 def _bytes(lines: bytes, width: int) -> tuple[NDArray, NDArray] | None:
     """`(x uint8 [n, width], y [n])` of lines; None if they are no such numbers."""
-    rows = _numbers(lines, width, pyarrow.int64())
+    rows = _numbers(lines, width, "int64")
     if rows is None:
         return None
     x, y = rows[:, :-1], rows[:, -1]
@@ -148,7 +146,7 @@ def _bytes(lines: bytes, width: int) -> tuple[NDArray, NDArray] | None:
 
 def _floats(lines: bytes, width: int) -> tuple[NDArray, NDArray] | None:
     """`(x float32 [n, width], y [n])` of lines; None if they are no such numbers."""
-    rows = _numbers(lines, width, pyarrow.float64())
+    rows = _numbers(lines, width, "float64")
     if rows is None:
         return None
     with np.errstate(over="ignore"):  # beyond float32: infinite, and refused
@@ -160,12 +158,15 @@ def _are_labels(y: NDArray) -> bool:
     return bool(((y >= 0) & (y <= np.iinfo(np.int32).max) & (y % 1 == 0)).all())
 
 
-def _numbers(lines: bytes, width: int, kind: Any) -> NDArray | None:
+def _numbers(lines: bytes, width: int, kind: Literal["int64", "float64"]) -> NDArray | None:
     """All numbers `[n, width + 1]`; None if something is no number of this kind.
 
     As one column, whatever the width: a column takes kilobytes, and a line may have a million
     numbers.
     """
+    import pyarrow  # Here, since few who import the package read text.
+    from pyarrow import csv
+
     try:
         column = csv.read_csv(
             pyarrow.py_buffer(lines.translate(_ONE_A_LINE)),
@@ -174,7 +175,9 @@ def _numbers(lines: bytes, width: int, kind: Any) -> NDArray | None:
             ),
             parse_options=csv.ParseOptions(quote_char=False, ignore_empty_lines=False),
             convert_options=csv.ConvertOptions(
-                column_types={"numbers": kind}, null_values=[], strings_can_be_null=False
+                column_types={"numbers": pyarrow.type_for_alias(kind)},
+                null_values=[],
+                strings_can_be_null=False,
             ),
         ).column(0)
     except pyarrow.ArrowInvalid:

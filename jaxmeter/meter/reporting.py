@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from jaxmeter.attacks.interface import AttackOutput, Epoch
 from jaxmeter.attacks.training_free import GradientNorm, NegativeLoss
@@ -120,7 +120,7 @@ def reported(
 def write(places: logs.Places, trained: TrainedTarget, report: Report, left_out: int) -> None:
     """The arrays, `results.json`, events, figures and the report's own folder."""
     row, test = report.rows[0], report.held
-    probabilities = expit(row.result.scores)
+    probabilities = scipy.special.expit(row.result.scores)
     logs.write_arrays(places, dict(_arrays(test, probabilities)))
     facts = report.facts()
     logs.write_results(

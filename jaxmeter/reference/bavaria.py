@@ -10,8 +10,8 @@ paper's abstract was at hand.
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from jaxmeter.reference.inputs import Side, Sides, cells, need, say, sides
 from jaxmeter.reference.lira import shared_variance
@@ -126,11 +126,11 @@ def _inverse_gamma(own: NDArray, freedom: NDArray, pooled: float) -> tuple[float
     if usable.sum() < 3:
         return 1.0, pooled
     own, freedom = own[usable], freedom[usable]
-    logs = np.log(own) - special.digamma(freedom / 2) + np.log(freedom / 2)
-    excess = logs.var(ddof=1) - special.polygamma(1, freedom / 2).mean()
+    logs = np.log(own) - scipy.special.digamma(freedom / 2) + np.log(freedom / 2)
+    excess = logs.var(ddof=1) - scipy.special.polygamma(1, freedom / 2).mean()
     d0 = 2 * _inverse_trigamma(excess) if excess > 0 else _MOST
     d0 = min(d0, _MOST)
-    variance = np.exp(logs.mean() + special.digamma(d0 / 2) - np.log(d0 / 2))
+    variance = np.exp(logs.mean() + scipy.special.digamma(d0 / 2) - np.log(d0 / 2))
     return d0 / 2, d0 / 2 * variance
 
 
@@ -138,8 +138,8 @@ def _inverse_trigamma(value: float) -> float:
     """x with trigamma(x) = value > 0, by Newton on 1/trigamma, which is convex (Smyth 2004)."""
     x = 0.5 + 1 / value
     for _ in range(50):
-        trigamma = special.polygamma(1, x)
-        step = trigamma * (1 - trigamma / value) / special.polygamma(2, x)
+        trigamma = scipy.special.polygamma(1, x)
+        step = trigamma * (1 - trigamma / value) / scipy.special.polygamma(2, x)
         x += step
         if abs(step) < 1e-12 * x:
             break
@@ -163,7 +163,7 @@ def _log_density(x: NDArray, freedom: NDArray, centre: NDArray, scale: NDArray) 
     """Of Student's t."""
     z = (x - centre) / scale
     return (
-        -special.betaln(freedom / 2, 0.5)
+        -scipy.special.betaln(freedom / 2, 0.5)
         - 0.5 * np.log(freedom)
         - np.log(scale)
         - (freedom + 1) / 2 * np.log1p(np.square(z) / freedom)
@@ -172,13 +172,13 @@ def _log_density(x: NDArray, freedom: NDArray, centre: NDArray, scale: NDArray) 
 
 def log_upper_tail(t: NDArray, freedom: NDArray) -> NDArray:
     """`log Pr[T > t]` of Student's t, where the probability underflows too."""
-    below = special.stdtr(freedom, -np.abs(t))
+    below = scipy.special.stdtr(freedom, -np.abs(t))
     tail = np.log(np.maximum(below, 1e-280))
     tiny = below < 1e-280
     if tiny.any():
         # Pr = I_x(d/2, 1/2) / 2 with x = d / (d + t^2), by its series at x = 0 (DLMF 8.17.7).
         d = np.broadcast_to(freedom, t.shape)[tiny] / 2
         log_x = -np.log1p(np.square(t[tiny]) / (2 * d))
-        series = special.hyp2f1(d, 0.5, d + 1, np.exp(log_x))
-        tail[tiny] = d * log_x - np.log(2 * d) - special.betaln(d, 0.5) + np.log(series)
+        series = scipy.special.hyp2f1(d, 0.5, d + 1, np.exp(log_x))
+        tail[tiny] = d * log_x - np.log(2 * d) - scipy.special.betaln(d, 0.5) + np.log(series)
     return np.where(t > 0, tail, np.log1p(-below))

@@ -9,8 +9,8 @@ variance of that side.
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from jaxmeter.reference.inputs import Cells, Side, Sides, blocks, bridged, cells, need, say, sides
 
@@ -94,12 +94,12 @@ def lira_offline(
     Args, errors, warnings: as `lira`; every record should have models that did not see it.
 
     >>> score = lira_offline([3.0], [[-1.0], [1.0]], [[False], [False]])
-    >>> bool(np.isclose(1 - np.exp(-score[0]), stats.norm.cdf(3 / np.sqrt(2))))
+    >>> bool(np.isclose(1 - np.exp(-score[0]), scipy.stats.norm.cdf(3 / np.sqrt(2))))
     True
     """
     given, mean, spread = _offline(observed, references, was_member, variance, models)
     z = (given.observed - mean) / np.sqrt(spread)
-    return -stats.norm.logsf(z).mean(axis=0)
+    return -scipy.stats.norm.logsf(z).mean(axis=0)
 
 
 def lira_offline_two_sided(

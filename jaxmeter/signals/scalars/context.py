@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jax import Array
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
-from scipy.linalg import cholesky, solve_triangular
 
 from jaxmeter.gradients.factors import Term, as_matrices, materialised, row_factors
 from jaxmeter.gradients.per_example import of_loss
@@ -227,5 +227,5 @@ def _root_of_inverse(moments: NDArray) -> NDArray:
     damping = _DAMPING * mean if mean > 0 else 1.0
     if moments.ndim == 1:
         return 1 / np.sqrt(moments + damping)
-    lower = cholesky(moments + damping * np.eye(len(moments)), lower=True)
-    return solve_triangular(lower, np.eye(len(moments)), lower=True).T
+    lower = scipy.linalg.cholesky(moments + damping * np.eye(len(moments)), lower=True)
+    return scipy.linalg.solve_triangular(lower, np.eye(len(moments)), lower=True).T
