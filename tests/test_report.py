@@ -19,11 +19,12 @@ from jaxmeter.data.records import Records
 from jaxmeter.meter.figures import ComparedRun, comparison_figure
 from jaxmeter.metrics import MetricWarning, evaluate
 from jaxmeter.report import facts, findings, folder, page, verdict
-from jaxmeter.report.figures import gradient_norms
+from jaxmeter.report.figures import gradient_norms, listing
 from jaxmeter.report.figures import roc as figures_roc
 from jaxmeter.report.figures.classes import class_figure, class_scores_figure
 from jaxmeter.report.figures.exposed import exposed_figure, is_images
 from jaxmeter.report.figures.history import history_figure
+from jaxmeter.report.figures.listing import LABELS, ReportFigure, drawn
 from jaxmeter.report.figures.roc import roc_figure
 from jaxmeter.report.figures.scores import histogram_figure
 from jaxmeter.report.report import Report, check_folder
@@ -102,7 +103,7 @@ def make_report(kind="digits", n=449, strengths=None, seed=0, **changes):
 
 
 # No attack of this report reads gradient norms, or anything of a layer.
-DRAWN = [name for name in folder.FIGURES if name not in ("gradient_norms", "layers")]
+DRAWN = [name for name in LABELS if name not in ("gradient_norms", "layers")]
 
 
 @pytest.fixture(scope="module")
@@ -511,6 +512,28 @@ def test_pictures_are_written_and_not_blank(saved):
     html = (saved / "report.html").read_text("utf-8")
     for data in re.findall(r'href="data:image/png;base64,\s*([^"]+)"', html):
         assert base64.b64decode(data).startswith(b"\x89PNG")
+
+
+def test_a_figure_that_is_listed_is_in_the_folder_and_the_page(tmp_path, monkeypatch):
+    own = ReportFigure(
+        "own", lambda result: Figure(), "A figure <of> one's own", "A heading & more", "A caption."
+    )
+    for module in (listing, folder, page):
+        monkeypatch.setattr(module, "FIGURES", (*listing.FIGURES, own))
+    make_report(n=40).save(tmp_path / "out")
+    assert {"own.png", "own.svg"} < {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    html = (tmp_path / "out" / "report.html").read_text("utf-8")
+    for said in ("A figure &lt;of&gt; one&#x27;s own", "A heading &amp; more", "A caption."):
+        assert said in html
+    folder.check(tmp_path / "out")  # a report's own figures are no stranger's files
+
+
+def test_figures_are_laid_out_once():
+    for name, figure in drawn(make_report(n=40)).items():
+        places = [ax.get_position().bounds for ax in figure.axes]
+        for kind, fonttype in (("png", "path"), ("svg", "path"), ("svg", "none")):
+            folder.rendered(figure, kind, fonttype)
+            assert [ax.get_position().bounds for ax in figure.axes] == places, name
 
 
 # --- The folder.

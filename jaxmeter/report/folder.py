@@ -13,20 +13,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxmeter import disk
-from jaxmeter.report import findings, page
+from jaxmeter.report import page
 from jaxmeter.report.facts import score_arrays
-from jaxmeter.report.figures import gradient_norms, layers
-from jaxmeter.report.figures.classes import class_figure, class_scores_figure
-from jaxmeter.report.figures.exposed import exposed_figure, is_images
-from jaxmeter.report.figures.history import history_figure
-from jaxmeter.report.figures.roc import roc_figure
-from jaxmeter.report.figures.scores import histogram_figure
+from jaxmeter.report.figures.listing import FIGURES, drawn
 from jaxmeter.report.result import AuditResult
 
-FIGURES = (
-    *("roc", "histograms", "layers", "classes", "class_scores", "gradient_norms", "exposed"),
-    "history",
-)
 FILES = ("report.html", "results.json", "scores.npz")
 _SUFFIXES = (".png", ".svg")
 
@@ -90,7 +81,7 @@ def _strangers(folder: Path) -> list[str]:
         ours = False
     if not ours:
         return names
-    inside = {f"{name}{suffix}" for name in FIGURES for suffix in _SUFFIXES}
+    inside = {f"{figure.name}{suffix}" for figure in FIGURES for suffix in _SUFFIXES}
     strange = []
     for name in names:
         path = folder / name
@@ -114,45 +105,24 @@ def _write(report: AuditResult, facts: dict[str, Any], folder: Path) -> None:
     with disk.create(folder / "scores.npz") as file:
         np.savez_compressed(file, **arrays)
     disk.make_folder(folder / "figures")
-    drawn = _drawn(report)
-    for name, figure in drawn.items():
+    figures = drawn(report)
+    for name, figure in figures.items():
         for suffix in _SUFFIXES:
             written = rendered(figure, suffix.removeprefix("."), fonttype="path")
             disk.write(folder / "figures" / f"{name}{suffix}", written)
-    disk.write(folder / "report.html", _html(facts, drawn))
+    disk.write(folder / "report.html", _html(facts, figures))
 
 
 def html(report: AuditResult, facts: dict[str, Any]) -> bytes:
     """The page of a report, as `Report.save` writes it."""
-    return _html(facts, _drawn(report))
+    return _html(facts, drawn(report))
 
 
-def _html(facts: dict[str, Any], drawn: dict[str, Figure]) -> bytes:
+def _html(facts: dict[str, Any], figures: dict[str, Figure]) -> bytes:
     inline = {
-        name: rendered(figure, "svg", fonttype="none").decode() for name, figure in drawn.items()
+        name: rendered(figure, "svg", fonttype="none").decode() for name, figure in figures.items()
     }
     return page.page(facts, inline).encode("utf-8", "backslashreplace")
-
-
-def _drawn(report: AuditResult) -> dict[str, Figure]:
-    """The figures that make sense for this report, by name."""
-    drawn = {
-        "roc": roc_figure(report),
-        "histograms": histogram_figure(report),
-        "classes": class_figure(report),
-    }
-    if report.layers is not None:
-        drawn["layers"] = layers.layer_figure(report.layers)
-    held, top = report.held, findings.best(report).result
-    drawn["class_scores"] = class_scores_figure(top.scores, held.y, held.is_member)
-    norms = findings.gradient_norms(report)
-    if norms is not None:
-        drawn["gradient_norms"] = gradient_norms.gradient_norm_figure(norms, held.y, held.is_member)
-    if is_images(report.held.x):
-        drawn["exposed"] = exposed_figure(report)
-    if any(row.history for row in report.rows):
-        drawn["history"] = history_figure(report)
-    return drawn
 
 
 def rendered(figure: Figure, kind: str, fonttype: str) -> bytes:

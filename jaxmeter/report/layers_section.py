@@ -3,6 +3,7 @@
 from typing import Any
 
 from jaxmeter.report import markup
+from jaxmeter.report.figures.listing import LABELS
 from jaxmeter.report.wording import percent, rate_name
 
 _SHOWN = 15  # rows; the others are folded away
@@ -22,7 +23,7 @@ def section(facts: dict[str, Any], figures: dict[str, str]) -> str:
         "layers",
         "Which layer gives away how much",
         f'<p class="said">{markup.text(said)}</p>',
-        markup.figure("layers", figures, "AUC of each signal of each layer"),
+        markup.figure("layers", figures, LABELS["layers"]),
         markup.caption(
             "Each mark is one signal of one layer, by itself, on the held-out records; layers are "
             "in the model’s order. Activation: minus the distance of the layer’s output to the "

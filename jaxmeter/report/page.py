@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 from jaxmeter.report import layers_section, markup, targets_section
+from jaxmeter.report.figures.listing import FIGURES, LABELS
 from jaxmeter.report.markup import caption, figure, p_value, section, signed, text
 from jaxmeter.report.wording import clean, percent, plural, rate_name, shortened
 
@@ -17,8 +18,7 @@ def page(facts: dict[str, Any], figures: dict[str, str]) -> str:
 
     Args:
       facts: from `facts.facts`.
-      figures: SVG files by name; "roc", "histograms", "classes" and "class_scores", and where they
-        make sense "layers", "gradient_norms", "exposed" and "history".
+      figures: SVG files by name, of `figures.listing.FIGURES` those that were drawn.
     """
     verdict = facts["verdict"]
     body = [
@@ -27,7 +27,7 @@ def page(facts: dict[str, Any], figures: dict[str, str]) -> str:
         section(
             "roc",
             "Trade-off between finding members and accusing others",
-            figure("roc", figures, "ROC curves of all attacks on log-log axes"),
+            figure("roc", figures, LABELS["roc"]),
             caption(
                 "Each curve says which share of the members an attack finds (up) for which share "
                 "of non-members wrongly accused (across); both axes are logarithmic, since an "
@@ -41,7 +41,7 @@ def page(facts: dict[str, Any], figures: dict[str, str]) -> str:
         section(
             "scores",
             "Scores of members and non-members",
-            figure("histograms", figures, "Histograms of scores by attack"),
+            figure("histograms", figures, LABELS["histograms"]),
             caption(
                 "Higher means “more likely a member”. The outermost bins also hold everything "
                 "beyond them; an axis is logarithmic where one bin holds more than half."
@@ -49,21 +49,13 @@ def page(facts: dict[str, Any], figures: dict[str, str]) -> str:
         ),
         *_layers(facts, figures),
         _classes(facts, figures),
-        *_norms(figures),
         _exposed(facts, figures),
     ]
-    if "history" in figures:
-        body.append(
-            section(
-                "history",
-                "Fitting of the learned attacks",
-                figure("history", figures, "Loss and AUC by epoch"),
-                caption(
-                    "The epoch kept was chosen on the select part. The AUC drawn here is the "
-                    "select part's and, having been chosen, a little too high; the table's is not."
-                ),
-            )
-        )
+    body += [
+        section(one.name, one.heading, figure(one.name, figures, one.label), caption(one.caption))
+        for one in FIGURES
+        if one.heading and one.name in figures
+    ]
     if targets_section.rows_of(facts):
         shown, said = targets_section.table(facts), targets_section.CAPTION
         title = "How much another target would differ"
@@ -168,13 +160,13 @@ def _classes(facts: dict[str, Any], figures: dict[str, str]) -> str:
     return section(
         "classes",
         "Risk by class",
-        figure("classes", figures, "AUC within each class") if shown else "",
+        figure("classes", figures, LABELS["classes"]) if shown else "",
         caption(
             f"How well {facts['classes']['attack']} tells members of one class from non-members of "
             "the same class, with DeLong's 95% interval. An AUC within a class leaves out what the "
             f"attack gains from comparing classes.{chance}{left_out}"
         ),
-        figure("class_scores", figures, "Histograms of scores by class"),
+        figure("class_scores", figures, LABELS["class_scores"]),
         caption(
             f"Scores of {facts['classes']['attack']} class by class, as shares of the class's "
             "members and non-members, of which the title counts the records; at most the first 12 "
@@ -187,24 +179,6 @@ def _layers(facts: dict[str, Any], figures: dict[str, str]) -> list[str]:
     """The section on layers, where an attack has read signals of some."""
     found = facts.get("layers")
     return [layers_section.section(found, figures)] if found and "layers" in figures else []
-
-
-def _norms(figures: dict[str, str]) -> list[str]:
-    """The section about gradient norms, where an attack has read them."""
-    if "gradient_norms" not in figures:
-        return []
-    return [
-        section(
-            "norms",
-            "Gradient norms by label",
-            figure("gradient_norms", figures, "Gradient norms of members and non-members by label"),
-            caption(
-                "The norm of the loss's gradient by all of the target's variables: its geometric "
-                "mean over the held-out members and non-members of each label, with 95% intervals "
-                "(normal, in logs). Members' gradients are smaller where the target has memorised."
-            ),
-        )
-    ]
 
 
 def _exposed(facts: dict[str, Any], figures: dict[str, str]) -> str:
@@ -223,7 +197,7 @@ def _exposed(facts: dict[str, Any], figures: dict[str, str]) -> str:
         f"<tbody>\n{rows}\n</tbody></table></div>"
     )
     if "exposed" in figures:
-        picture = figure("exposed", figures, "The records the attack is most sure of")
+        picture = figure("exposed", figures, LABELS["exposed"])
         table = f"{picture}<details><summary>The same as numbers</summary>{table}</details>"
     return section(
         "exposed",
