@@ -3,7 +3,7 @@
 import re
 import warnings
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import jax
 import numpy as np
@@ -26,7 +26,10 @@ from jaxmeter.signals.scalars.names import SCALARS, Scalar, is_of
 from jaxmeter.signals.spec import Signals, SignalSpec
 from jaxmeter.target import Target
 
-Signal = Literal["log odds", "margin", "log probability", "gradient norms", Scalar]
+if TYPE_CHECKING:
+    Signal = str
+else:
+    Signal = Literal["log odds", "margin", "log probability", "gradient norms", Scalar]
 _OF_LOGITS = {
     "log odds": logits.log_odds,
     "margin": logits.margin,

@@ -3,8 +3,8 @@
 from jaxmeter.signals.example import of_example
 from jaxmeter.signals.extraction import check_records, context_of, extract
 from jaxmeter.signals.planning import DEVICE_BUDGET, Plan, plan
-from jaxmeter.signals.scalars.context import Context
 from jaxmeter.signals.scalars.names import SCALARS, Scalar, is_of
+from jaxmeter.signals.scalars.values import Context
 from jaxmeter.signals.spec import AnySpec, ResolvedSpec, Signals, SignalSpec, white_box
 from jaxmeter.signals.storage import load
 

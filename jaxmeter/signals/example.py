@@ -6,9 +6,9 @@ from jax.typing import ArrayLike
 
 from jaxmeter.gradients.factors import gradient_norm, settled
 from jaxmeter.gradients.per_example import layer_norms, of_loss
-from jaxmeter.signals.scalars import kinds
-from jaxmeter.signals.scalars.context import NOTHING, Context
+from jaxmeter.signals.scalars.kinds import of_record
 from jaxmeter.signals.scalars.names import names_of
+from jaxmeter.signals.scalars.values import NOTHING, Context, OneRecord
 from jaxmeter.signals.spec import AnySpec, Signals
 from jaxmeter.target import LOGITS, Target, resolve_variables
 
@@ -45,7 +45,8 @@ def of_example(
         gradient_norms=norms,
         loss=loss if spec.loss else None,
         label=jax.nn.one_hot(y, out.logits.shape[-1], dtype=bool) if spec.label else None,
-        scalars=kinds.of_record(
-            target, x, y, out, {name: gradients[name] for name in needed}, spec.scalars, context
+        scalars=of_record(
+            OneRecord(target, x, y, out, {name: gradients[name] for name in needed}, context),
+            spec.scalars,
         ),
     )

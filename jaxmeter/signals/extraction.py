@@ -20,7 +20,7 @@ from jaxmeter.signals import storage
 from jaxmeter.signals.planning import DEVICE_BUDGET, Plan, plan
 from jaxmeter.signals.program import Storage, traced, wire_dtype
 from jaxmeter.signals.scalars import context as scalars_context
-from jaxmeter.signals.scalars.context import Context
+from jaxmeter.signals.scalars.values import Context
 from jaxmeter.signals.spec import AnySpec, Signals, SignalSpec
 from jaxmeter.target import Target
 

@@ -13,7 +13,8 @@ from jax.typing import ArrayLike
 from jaxmeter.devices import AXIS, Devices
 from jaxmeter.jaxpr.chunks import by_chunks
 from jaxmeter.signals.example import of_example
-from jaxmeter.signals.scalars.context import NOTHING, Context, context_shapes
+from jaxmeter.signals.scalars.context import context_shapes
+from jaxmeter.signals.scalars.values import NOTHING, Context
 from jaxmeter.signals.spec import ResolvedSpec, Signals
 from jaxmeter.target import Target
 

@@ -15,48 +15,12 @@ from jaxmeter.gradients.factors import Term, as_matrices, materialised, row_fact
 from jaxmeter.gradients.per_example import of_loss
 from jaxmeter.jaxpr.memory import tree_bytes
 from jaxmeter.signals.scalars.names import COMPARE, names_of
+from jaxmeter.signals.scalars.values import NOTHING, TINY, Context, Whitening, pooled
 from jaxmeter.target import LOGITS, Target, layer_of
 
 _DAMPING = 0.1  # of a second moment's mean eigenvalue, added to all
 _WIDEST = 2048  # inputs or outputs of a layer of which more than variances are taken
-TINY = 1e-30
 _LARGEST = 1024  # records at once in the first pass
-
-
-class Whitening(NamedTuple):
-    """Of one kernel: what makes the factors of its gradients white, and its weights in those terms.
-
-    Attributes:
-      left: for its inputs, `[B, d_in, d_in]`, or `[B, d_in]` where it is diagonal.
-      right: for the errors at its outputs, `[B, d_out, d_out]` or `[B, d_out]`.
-      weights: the kernel, whitened, of length 1; `[B, d_in, d_out]`.
-    """
-
-    left: Any
-    right: Any
-    weights: Any
-
-
-class Context(NamedTuple):
-    """What records have in common under one target; empty where nothing is compared with it.
-
-    Attributes:
-      whitening: by kernel.
-      mean: the mean gradient by variable, of length 1 a layer, in the form of `_formed`.
-      centres: mean outputs of each class by layer, `[classes, d]`.
-    """
-
-    whitening: dict[str, Whitening]
-    mean: dict[str, Array]
-    centres: dict[str, Array]
-
-
-NOTHING = Context({}, {}, {})
-
-
-def pooled(value: Array) -> Array:
-    """Channels `[d]`, averaged over positions."""
-    return value.mean(axis=tuple(range(value.ndim - 1)))
 
 
 # --- of all records -------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""Scalar signals of one record: a number a layer or variable."""
+"""Scalar signals of one record: a number a layer, variable or view. One row of `KINDS` a kind."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,51 +11,107 @@ from jax import Array
 from jaxmeter.gradients.directions import projected
 from jaxmeter.gradients.factors import Term, gradient_norm, materialised, row_factors
 from jaxmeter.jaxpr.lowering import lowered
-from jaxmeter.signals.scalars.context import TINY, Context, Whitening, pooled
-from jaxmeter.target import LOGITS, Outputs, Target, layer_of
+from jaxmeter.signals.scalars.values import TINY, OneRecord, Whitening, pooled
+from jaxmeter.target import LOGITS, Outputs, Target, TargetSpec, layer_of
 
 _PROJECTIONS = 4
 _NEAREST = 1e-5  # distance to a class mean over the output's length; below, it is rounding
 
 
-# --- of one record --------------------------------------------------------------------------------
-
-
-def of_record(
-    target: Target,
-    x: Array,
-    y: Array,
-    out: Outputs,
-    terms: dict[str, Term],
-    kinds: tuple[str, ...],
-    context: Context,
-) -> dict[str, Array]:
-    """Scalars of one record, by "kind layer"; `SignalSpec` defines them.
-
-    `terms` are its gradients with respect to `names_of(target, kinds)`.
-    """
+def of_record(record: OneRecord, kinds: tuple[str, ...]) -> dict[str, Array]:
+    """Scalars of one record, by "kind" or "kind layer"; `SignalSpec` defines them."""
     found: dict[str, Array] = {}
-    for name, whitening in context.whitening.items():
-        found[f"alignment {name}"] = -_cosine(_factored(terms[name]), whitening)
-    for layer in dict.fromkeys(layer_of(name) for name in context.mean):
-        mine = [name for name in context.mean if layer_of(name) == layer]
-        product = sum(_inner_product(terms[name], context.mean[name]) for name in mine)
-        found[f"mean cosine {layer}"] = product / _over(terms, mine)
-    for layer, centres in context.centres.items():
-        value = pooled(_output(out, layer))
-        least = jnp.maximum(_NEAREST * _length(value), TINY)  # the only one of its class: rounding
-        distance = jnp.maximum(_length(value - centres[y]), least)
-        found[f"class distance {layer}"] = -jnp.log(distance)
-    if "input norm" in kinds:
-        norm = _length(jax.grad(partial(_log_odds, target, y=y))(x))
-        found["input norm"] = -jnp.log(jnp.maximum(norm, TINY))
-    if "queries" in kinds:
-        for name, view in _views(x).items():
-            found[f"queries {name}"] = _log_odds(target, view, y)
-    if "projections" in kinds:
-        flat = projected(target, terms, seed=0, dimensions=_PROJECTIONS) / _over(terms, terms)
-        found |= {f"projections {i}": flat[i] for i in range(_PROJECTIONS)}
+    for kind in KINDS:
+        if kind.name in kinds:
+            values = kind.of(record)
+            found |= {f"{kind.name} {place}".rstrip(): value for place, value in values.items()}
     return found
+
+
+def _alignment(record: OneRecord) -> dict[str, Array]:
+    return {
+        name: -_cosine(_factored(record.terms[name]), whitening)
+        for name, whitening in record.context.whitening.items()
+    }
+
+
+def _mean_cosine(record: OneRecord) -> dict[str, Array]:
+    terms, mean = record.terms, record.context.mean
+    found = {}
+    for layer in dict.fromkeys(layer_of(name) for name in mean):
+        mine = [name for name in mean if layer_of(name) == layer]
+        product = sum(_inner_product(terms[name], mean[name]) for name in mine)
+        found[layer] = product / _over(terms, mine)
+    return found
+
+
+def _class_distance(record: OneRecord) -> dict[str, Array]:
+    found = {}
+    for layer, centres in record.context.centres.items():
+        value = pooled(_output(record.out, layer))
+        least = jnp.maximum(_NEAREST * _length(value), TINY)  # the only one of its class: rounding
+        found[layer] = -jnp.log(jnp.maximum(_length(value - centres[record.y]), least))
+    return found
+
+
+def _input_norm(record: OneRecord) -> dict[str, Array]:
+    norm = _length(jax.grad(partial(_log_odds, record.target, y=record.y))(record.x))
+    return {"": -jnp.log(jnp.maximum(norm, TINY))}
+
+
+def _queries(record: OneRecord) -> dict[str, Array]:
+    views = _views(record.x)
+    return {name: _log_odds(record.target, view, record.y) for name, view in views.items()}
+
+
+def _projections(record: OneRecord) -> dict[str, Array]:
+    flat = projected(record.target, record.terms, seed=0, dimensions=_PROJECTIONS)
+    flat = flat / _over(record.terms, record.terms)
+    return {str(i): flat[i] for i in range(_PROJECTIONS)}
+
+
+def _no_input_norm(target: TargetSpec) -> str:
+    if jnp.issubdtype(target.input_dtype, jnp.inexact):
+        return ""
+    return f"the target takes {target.input_dtype}, and whole numbers have no gradient"
+
+
+def _no_queries(target: TargetSpec) -> str:
+    shape = target.input_shape
+    if not shape or (len(shape) == 3 and 1 not in shape[:2]):
+        return ""
+    return f"records have the shape {shape}, and it mirrors and shifts images"
+
+
+class Kind(NamedTuple):
+    """A kind of scalar signal.
+
+    Attributes:
+      name: in `SignalSpec.scalars`; of letters and spaces.
+      of: its values for one record, by what they are of: a layer, a variable, a view, or "".
+      compares: whether they depend on what records have in common.
+      reads_gradients: whether they need the gradients of all variables.
+      lacks: why a target has no such signals, "" if it has.
+    """
+
+    name: str
+    of: Callable[[OneRecord], dict[str, Array]]
+    compares: bool = False
+    reads_gradients: bool = False
+    lacks: Callable[[TargetSpec], str] = lambda target: ""
+
+
+KINDS = (
+    Kind("alignment", _alignment, compares=True, reads_gradients=True),
+    Kind("mean cosine", _mean_cosine, compares=True, reads_gradients=True),
+    Kind("class distance", _class_distance, compares=True),
+    Kind("input norm", _input_norm, lacks=_no_input_norm),
+    Kind("queries", _queries, lacks=_no_queries),
+    Kind("projections", _projections, reads_gradients=True),
+)
+
+
+# --- parts of them --------------------------------------------------------------------------------
 
 
 def _cosine(factors: tuple[Array, Array], whitening: Whitening) -> Array:

@@ -1,23 +1,16 @@
 """Names of scalar signals, and which of them a spec asks for."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import jax.numpy as jnp
-
+from jaxmeter.signals.scalars.kinds import KINDS
 from jaxmeter.target import Target
 
-Scalar = Literal[
-    "alignment", "mean cosine", "class distance", "input norm", "queries", "projections"
-]
-SCALARS: tuple[Scalar, ...] = (
-    "alignment",
-    "mean cosine",
-    "class distance",
-    "input norm",
-    "queries",
-    "projections",
-)
-COMPARE = {"alignment", "mean cosine", "class distance"}  # with what records have in common
+SCALARS = tuple(kind.name for kind in KINDS)
+if TYPE_CHECKING:
+    Scalar = str
+else:
+    Scalar = Literal[SCALARS]  # what a command line offers, and a config takes
+COMPARE = {kind.name for kind in KINDS if kind.compares}  # with what records have in common
 
 
 def is_of(kind: str, name: str) -> bool:
@@ -27,8 +20,8 @@ def is_of(kind: str, name: str) -> bool:
 
 def names_of(target: Target, kinds: tuple[str, ...]) -> tuple[str, ...]:
     """The variables whose gradients these scalars need."""
-    needing = {"alignment", "mean cosine", "projections"}
-    return target.spec.variables if needing.intersection(kinds) else ()
+    needing = any(kind.reads_gradients and kind.name in kinds for kind in KINDS)
+    return target.spec.variables if needing else ()
 
 
 def check(kinds: tuple[str, ...], target: Target) -> None:
@@ -36,14 +29,6 @@ def check(kinds: tuple[str, ...], target: Target) -> None:
     unknown = [kind for kind in kinds if kind not in SCALARS]
     if unknown:
         raise ValueError(f"there are no scalars {unknown}; there are {', '.join(SCALARS)}.")
-    if "input norm" in kinds and not jnp.issubdtype(target.spec.input_dtype, jnp.inexact):
-        raise ValueError(
-            f"the target takes {target.spec.input_dtype}: whole numbers have no gradient, so there "
-            "is no 'input norm'. Leave it out of the scalars."
-        )
-    shape = target.spec.input_shape
-    if "queries" in kinds and shape and (len(shape) != 3 or 1 in shape[:2]):
-        raise ValueError(
-            f"records have the shape {shape}, and 'queries' mirrors and shifts images (height, "
-            "width, channels). Leave it out of the scalars."
-        )
+    for kind in KINDS:
+        if kind.name in kinds and (why := kind.lacks(target.spec)):
+            raise ValueError(f"{why}, so there is no {kind.name!r}. Leave it out of the scalars.")

@@ -6,6 +6,10 @@ that declares `opset` gets the version its node was written for; one that declar
 number of outputs asked for.
 """
 
+# ruff: noqa: F401 (the imports are the list of operators' modules)
+
+from types import ModuleType
+
 from jaxmeter.intake.onnx.ops import (
     activations,
     arrays,
@@ -30,26 +34,6 @@ from jaxmeter.intake.onnx.ops import (
 from jaxmeter.intake.onnx.ops.values import Table
 
 OPERATORS: Table = {}
-for _module in (
-    activations,
-    arrays,
-    attention,
-    casting,
-    control,
-    elementwise,
-    indexing,
-    layers,
-    losses,
-    matmul,
-    normalization,
-    pooling,
-    quantisation,
-    recurrent,
-    reductions,
-    resampling,
-    sequences,
-    signal,
-    tensorflow,
-):
+for _module in [value for value in tuple(globals().values()) if isinstance(value, ModuleType)]:
     assert not OPERATORS.keys() & _module.TABLE.keys()
     OPERATORS.update(_module.TABLE)
