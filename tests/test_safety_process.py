@@ -413,7 +413,10 @@ LOADING = {
         ),
         "denied|not permitted",
     ),
-    "memory": (lambda c: lambda tf, w: tf.zeros([2**31]) + 1.0, "took down|more than|allocate|OOM"),
+    "memory": (
+        lambda c: lambda tf, w: tf.zeros([2**31]) + 1.0,
+        "took down|more than|allocate|OOM|standstill",
+    ),
 }
 
 

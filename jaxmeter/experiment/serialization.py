@@ -144,7 +144,7 @@ def to_json(config: Any) -> str:
       ConfigError: for a value that is none of these (a list, a dict, an array, NaN), or a type of
         jaxmeter that has no public name.
 
-    >>> from jaxmeter.attacks.suite import FitConfig
+    >>> from jaxmeter import FitConfig
     >>> to_json(FitConfig())[:66]
     '{"batch_size":128,"epochs":25,"folds":5,"is":"jaxmeter:FitConfig",'
     """
@@ -317,7 +317,7 @@ def flat(config: Any) -> dict[str, Any]:
     A dataclass is its type's name, beside its own fields; a tuple of numbers or words is their
     list, any other tuple its members by position.
 
-    >>> from jaxmeter.attacks.suite import Learned
+    >>> from jaxmeter import Learned
     >>> list(flat(Learned()).items())[:4]
     [('spec', None), ('name', 'white box'), ('config', 'FitConfig'), ('config.epochs', 25)]
     """

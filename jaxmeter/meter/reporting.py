@@ -54,6 +54,7 @@ class _NamedScores(NamedTuple):
 
     name: str
     fits: bool = True
+    needs_population: bool = False
 
 
 def reported(

@@ -37,6 +37,7 @@ def quantile_gaussian(
       ValueError: if shapes do not fit, a value is not finite, there are fewer than two records in
         the population, or evaluated records among them.
 
+    >>> import jax
     >>> random = np.random.default_rng(0)
     >>> x, z = random.normal(size=(2, 500, 1))
     >>> s, quick = 3 * x[:, 0] + 2, NetworkConfig(steps=200)
@@ -79,6 +80,7 @@ def quantile_pinball(
 
     Errors: as `quantile_gaussian`.
 
+    >>> import jax
     >>> random = np.random.default_rng(0)
     >>> (x, z), (s, t) = random.normal(size=(2, 1000, 1)), random.normal(size=(2, 1000))
     >>> quick = NetworkConfig(steps=300)

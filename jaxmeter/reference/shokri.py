@@ -42,6 +42,7 @@ def shokri(
       ValueError: if shapes do not fit, a value is not finite, or the reference models were trained
         on all records or on none.
 
+    >>> import jax
     >>> random = np.random.default_rng(0)
     >>> m = random.random((4, 200)) < 0.5
     >>> s = m[..., None] + 0.1 * random.normal(size=(4, 200, 1))
@@ -91,6 +92,7 @@ def trajectory(
 
     Errors: as `shokri`.
 
+    >>> import jax
     >>> random = np.random.default_rng(0)
     >>> m = random.random((4, 200)) < 0.5
     >>> s = random.normal(size=(4, 3, 200)) - [[0], [3], [6]] * m[:, None]

@@ -26,7 +26,7 @@ def of_example(
         no deeper than the first layer whose gradient is asked for.
       context: what scalars compare the record with, from `signals.context_of`.
 
-    >>> from jaxmeter import from_function
+    >>> from jaxmeter import SignalSpec, from_function
     >>> net = from_function(lambda p, s, x: x @ p["w"], {"w": jnp.zeros((3, 2))}, input_shape=(3,))
     >>> of_example(net, jnp.ones(3), 0, SignalSpec(gradients=("w",))).gradients["w"].a.shape
     (3,)

@@ -54,7 +54,7 @@ def from_keras(model: Any) -> Traced:
     run = passes.runner(model)
 
     def call(x: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        seen = passes.Pass(by_id, x)
+        seen = passes.ForwardPass(by_id, x)
         found = run(seen, x)
         outputs = names.outputs_of(model, found)
         return outputs, {name: seen.layers[name] for name in layers if name in seen.layers}
