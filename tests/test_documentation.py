@@ -21,6 +21,7 @@ READ_IN_ONE_GO = (  # pages whose code goes on from one to the next
     ("docs/sharp_edges.md",),
     ("docs/contributing.md",),
 )
+SHOWN = {"docs/calibrated_whitebox.md"}  # code that trains sixteen models
 DOCUMENTS = sorted(
     str(path.relative_to(REPOSITORY))
     for path in (*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md"))
@@ -98,7 +99,7 @@ def test_code_in_the_pages_runs(pages: tuple[str, ...], a_users_files: Path, cap
 def test_all_code_in_the_pages_is_run():
     run = {page for pages in READ_IN_ONE_GO for page in pages}
     with_code = {name for name in DOCUMENTS if list(blocks((REPOSITORY / name).read_text()))}
-    assert with_code == run
+    assert with_code - SHOWN == run
 
 
 @pytest.mark.parametrize(
