@@ -48,7 +48,7 @@ POOLED = (
     "calibrated_whitebox"  # its targets are a pool's models in turn: it has commands of its own
 )
 STUDIES = sorted((REPOSITORY / "experiments").glob("*.py"))
-PAGES = ("README.md", "docs/studies.md")
+PAGES = ("docs/sweeps.md", "docs/studies.md")
 COMMAND = re.compile(
     r"^\$? *(?:JAXMETER_DATA=\S+ )?(python|jaxmeter sweep) (experiments/.*)$", re.M
 )
@@ -87,7 +87,7 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
 def test_every_study_is_here():
     assert [path.stem for path in STUDIES] == sorted([*RUNS, POOLED])
     number = {8: "eight", 9: "nine", 10: "ten", 11: "eleven", 12: "twelve"}[len(STUDIES)]
-    assert f"`experiments/` has {number};" in (REPOSITORY / "README.md").read_text()
+    assert f"`experiments/` has {number};" in (REPOSITORY / "docs/sweeps.md").read_text()
     page = (REPOSITORY / "docs/studies.md").read_text()
     assert all(f"experiments/{name}.py" in page for name in [*RUNS, POOLED])
 
