@@ -23,7 +23,7 @@ demo: $(VENV)/.installed
 	$(BIN)/jaxmeter demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest --quiet --durations=15 -n 2 --dist worksteal
+	$(BIN)/python -m pytest --quiet --durations=15 -n 2 --dist loadfile
 
 # The tests of what reads the inner workings of JAX and Keras, on the newest Python that is installed
 # with what pip resolves there. Another Python gets another stamp, so a new environment.

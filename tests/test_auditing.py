@@ -205,7 +205,7 @@ def test_the_demo_leaks(digits):
 
 
 def test_shuffled_membership_finds_nothing(digits):
-    """Null: the 95% interval contains 0.5 in at least 34 of 40 shuffles, whatever the attack."""
+    """Null: the 95% interval contains 0.5 in at least 16 of 20 shuffles, whatever the attack."""
     target, records = digits
     spec = white_box(target).resolved(target)
     black = jm.SignalSpec().resolved(target)
@@ -214,7 +214,7 @@ def test_shuffled_membership_finds_nothing(digits):
     )
     contains = {name: 0 for name in ("loss", "gradient norm", "black box", "white box")}
     fits_compiled = None
-    for seed in range(40):
+    for seed in range(20):
         key = jax.random.key(seed)
         truth = np.random.default_rng(seed).permutation(records.is_member)
         shuffled = records._replace(is_member=truth)
@@ -223,7 +223,7 @@ def test_shuffled_membership_finds_nothing(digits):
             "loss": jm.scores.negative_loss(signals.rows(held)),
             "gradient norm": jm.scores.gradient_norm(signals.rows(held)),
         }
-        attack = jm.inference_model(members=5)
+        attack = jm.inference_model(members=3)
         for name, reads in (("black box", black), ("white box", spec)):
             mine = signals.only(reads)
             fitted = jm.fit(
@@ -232,8 +232,8 @@ def test_shuffled_membership_finds_nothing(digits):
                 mine.rows(known),
                 truth[known],
                 select=(mine.rows(select), truth[select]),
-                folds=5,
-                epochs=10,
+                folds=3,
+                epochs=8,
             )
             found[name] = attack.score(fitted.params, mine.rows(held))
         for name, scores in found.items():
@@ -242,5 +242,5 @@ def test_shuffled_membership_finds_nothing(digits):
                 low, high = jm.evaluate(scores, truth[held]).auc_interval()
             contains[name] += low <= 0.5 <= high
         fits_compiled = fits_compiled or fitting.run._cache_size()
-    assert fitting.run._cache_size() == fits_compiled  # 80 fits, two programs
-    assert min(contains.values()) >= 34, contains
+    assert fitting.run._cache_size() == fits_compiled  # 40 fits, two programs
+    assert min(contains.values()) >= 16, contains
