@@ -118,7 +118,7 @@ def read_arrays(
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             members = _members(archive, names, optional, anew)
-            _check_room(members.values(), path.stat().st_size, max_bytes)
+            check_room(members.values(), path.stat().st_size, max_bytes)
             return {name: _array(archive, name, info) for name, info in members.items()}
     except _Complaint as complaint:
         reason = str(complaint)
@@ -170,7 +170,8 @@ def _members(
     return members
 
 
-def _check_room(members: Iterable[zipfile.ZipInfo], size: int, max_bytes: int | None) -> None:
+def check_room(members: Iterable[zipfile.ZipInfo], size: int, max_bytes: int | None = None) -> None:
+    """Raises for an archive of `size` bytes whose members would take far more than that."""
     room = _ROOM + 100 * size if max_bytes is None else max_bytes
     total = sum(info.file_size for info in members)
     if total > room:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from jaxmeter import disk
 from jaxmeter.data.npz import PathIn
 from jaxmeter.data.records import Records, content_ids
-from jaxmeter.data.text_rows import array_blocks, parsed, text_blocks
+from jaxmeter.data.text_rows import Layout, array_blocks, parsed, text_blocks
 from jaxmeter.terminal import printable
 
 _NUMBERS = 20_000_000  # numbers written at once
@@ -142,11 +142,9 @@ def write_privacy_meter(text: PathIn, records: Records, members_npy: PathIn | No
             _write_string_rows(complete.enter_context(disk.replacing(array)), records)
 
 
-def _shaped(
-    flat: NDArray, layout: tuple[int, ...], input_shape: Sequence[int] | None, name: str
-) -> NDArray:
+def _shaped(flat: NDArray, layout: Layout, input_shape: Sequence[int] | None, name: str) -> NDArray:
     """Vectors as they are, channels one after another as images with the channels last."""
-    channels, size = len(layout), layout[0]
+    channels, size = layout
     if input_shape is None:
         if channels == 1:
             return flat

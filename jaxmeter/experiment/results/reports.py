@@ -3,12 +3,14 @@
 import io
 import math
 import warnings
+import zipfile
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jaxmeter.attacks.interface import Epoch, Spread
+from jaxmeter.data.npz import check_room
 from jaxmeter.data.records import Records
 from jaxmeter.experiment.results.finished import DamagedRun, Finished, checked, document
 from jaxmeter.experiment.results.tidy_table import number
@@ -37,6 +39,8 @@ def scores(run: Finished) -> Scores:
     """
     try:
         content = checked(run.folder, "scores.npz", run.hashes)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            check_room(archive.infolist(), len(content))
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             names = [str(name) for name in file["attacks"]]
             keys = [str(key) for key in file["keys"]]

@@ -47,7 +47,10 @@ class Mirror:
         for name in (*(n for n in places if n != last), last):
             make_folder(places[name].parent)
             create(places[name]).close()  # what is there keeps its mode when it is written
-            files.get_file(f"{root}/{name}", str(places[name]))
+            try:
+                files.get_file(f"{root}/{name}", str(places[name]))
+            except FileExistsError:  # file systems make a folder of what they list as one too
+                raise UnsafeName(f"{name!r} is a file and a folder there.") from None
         return True
 
     def _names(self, root: str, paths: Iterable[str]) -> list[str]:

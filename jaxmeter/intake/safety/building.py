@@ -19,6 +19,7 @@ import numpy as np
 from jaxmeter.intake.safety import budget, programs
 from jaxmeter.jaxpr.shapes import PROBES
 
+_QR = 8.0  # operations of an orthogonal matrix [m, n], by m n min(m, n)
 _LATE = (
     2**14
 )  # elements of a variable that is drawn once it is known that the file does not have it
@@ -128,6 +129,13 @@ def building(keras: Any) -> Iterator[Callable[[], None]]:
 def _charge(keras: Any, variable: Any, initializer: Any) -> None:
     """Charges drawing a variable: some initialisers decompose matrices."""
     what = f"drawing the variable {variable.path!r}"
+    if keras.backend.backend() != "jax":  # where to trace an initialiser would be to run it
+        size, columns = math.prod(variable._shape), [1, *variable._shape][-1]
+        decomposes = isinstance(initializer, keras.initializers.Orthogonal)
+        budget.work(
+            100 * size + decomposes * _QR * size * min(columns, size // max(columns, 1)), what
+        )
+        return
     try:
         with keras.StatelessScope():
             jaxpr = jax.make_jaxpr(lambda: initializer(variable._shape, dtype=variable._dtype))()

@@ -97,24 +97,30 @@ def confine(
       written: bytes that a file may have which is open for writing already. None can be opened.
 
     Returns:
-      One phrase for each thing that the system enforces; empty where it enforces nothing. Whoever
+      One phrase for each thing that the system enforces, and for each that it does not. Whoever
       calls this must have one thread only: others would keep their rights.
     """
     held = [*_limited(memory, seconds, written)]
+    free = "it may read and write what you may, and use the network: "
     if not sys.platform.startswith("linux"):
-        return held
+        return [*held, f"{free}this system has neither Landlock nor seccomp"]
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_DEATH_SIGNAL, 9, 0, 0, 0)
     if libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-        return held
+        return [*held, f"{free}this kernel lets no process give up its rights"]
     _drop_capabilities(libc)
     abi = _landlocked(libc, readable)
     if abi:
-        held.append(f"reads only the model's files, Python's and TensorFlow's (Landlock {abi})")
+        held.append(f"reads only the model's files and the installed libraries (Landlock {abi})")
+    else:
+        held.append("it may read what you may: this kernel has no Landlock")
     if _filtered(libc):
         held.append("no network, no other process, opens no file for writing (seccomp)")
     elif abi:
         held.append("opens no file for writing (Landlock)")
+        held.append("it may use the network and signal your processes: no seccomp filter here")
+    else:
+        held.append("it may write what you may and use the network: no seccomp filter here")
     return held
 
 

@@ -14,7 +14,9 @@ _TEXT = re.compile(rb"[\t\n\f\r\x20-\x7e\x80-\xff]*")
 _KINDS = (
     *(b"PK\x03\x04", b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd"),
     *(b"\x89HDF\r\n", b"\x93NUMPY", b"SQLite format 3", b"\x89PNG\r\n", b"\xff\xd8\xff"),
-    *(b"%PDF-", b"\x7fELF", b"PAR1", b"ARROW1", b"age-encryption", b"\x80\x04\x95"),
+    *(b"%PDF-", b"\x7fELF", b"PAR1", b"ARROW1", b"age-encryption"),
+    *(b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf"),  # marks of text in UTF-16, UTF-32, UTF-8
+    *(bytes([0x80, protocol]) for protocol in range(1, 6)),  # pickles
 )
 
 
@@ -23,7 +25,8 @@ def check_external(tensors: Iterable[Any], path: Path) -> None:
 
     The model's are regular files of numbers at plain relative places below its folder. What is
     hidden is not, what a link leads out to is not, nor is text or a file of another known kind:
-    whoever shares a report on the model would give away what is in it.
+    whoever shares a report on the model would give away what is in it. Numbers have no mark of
+    their own, so a file of a kind that is not known here passes for numbers.
 
     Raises:
       TooExpensive: if the arrays are larger than the file may be: many may be the same bytes.

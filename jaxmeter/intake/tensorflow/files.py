@@ -93,7 +93,12 @@ def keras_file(
     given = dict(custom_objects or {})
     if file["checked"] and not trust:
         check_op_layers(file["config"], file["what"])
-    with tf.device("CPU"), _bounded(file["room"]), tf_keras.utils.custom_object_scope(given):
+    blank = not (trust or given)
+    with (
+        tf.device("CPU"),
+        _bounded(file["room"], blank=blank),
+        tf_keras.utils.custom_object_scope(given),
+    ):
         if file["weights"] is not None:
             model = models.model_from_json(json.dumps(file["config"]), given)
             _load_weights(model, Path(file["weights"]))
@@ -111,20 +116,31 @@ def _load_weights(model: Any, weights: Path) -> None:
 
 
 @contextmanager
-def _bounded(room: int) -> Iterator[None]:
-    """Refuses a config's variables before they are made, once no file could fill them."""
+def _bounded(room: float, *, blank: bool) -> Iterator[None]:
+    """Refuses a config's variables before they are made, once no file could fill them.
+
+    With `blank` they are zeros until their values are read: an orthogonal matrix, say, takes a
+    minute to draw, and the file has another.
+    """
     made = 0
 
     def create(make: Any, **given: Any) -> Any:
         nonlocal made
         if given.get("shape") is not None and tf.TensorShape(given["shape"]).is_fully_defined():
-            size = 8 if "64" in tf.as_dtype(given.get("dtype") or "float32").name else 4
+            dtype = tf.as_dtype(given.get("dtype") or "float32")
+            size = 8 if "64" in dtype.name else 4
             made += size * math.prod(int(d) for d in given["shape"])
             if made > room:
                 raise ValueError(
                     f"its config asks for variables of {made:,} bytes, far more than the file "
                     "could hold"
                 )
+            if (
+                blank
+                and callable(given.get("initial_value"))
+                and (dtype.is_floating or dtype.is_integer)
+            ):
+                given["initial_value"] = partial(tf.zeros, given["shape"], dtype)
         return make(**given)
 
     with tf.variable_creator_scope(create):
@@ -177,7 +193,8 @@ def saved_model_folder(
                 if not trust:
                     check_graph(served.operations(layers), what)
                 saved_model.write(layers, places[0].graph)
-                return Loaded(saved_model.by_tf_keras(Path(places[0].folder), given), None)
+                with _bounded(math.inf, blank=not (trust or custom_objects)):
+                    return Loaded(saved_model.by_tf_keras(Path(places[0].folder), given), None)
             except Exception as error:
                 reason = error
         saved_model.write(signature, places[1].graph)
