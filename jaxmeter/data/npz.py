@@ -8,7 +8,7 @@ import io
 import math
 import warnings
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxmeter import disk
-from jaxmeter.data.records import Records, checked
+from jaxmeter.data.records import Labelled, checked
 from jaxmeter.terminal import one_line, printable
 
 _MAGIC = b"\x93NUMPY"
@@ -97,6 +97,32 @@ def read_array(file: IO[bytes], size: int) -> NDArray:
     return np.ndarray(header.shape, header.dtype, content, order=order)
 
 
+def check_room(size: int, bytes_of_file: int, max_bytes: int | None, what: str, how: str) -> None:
+    """Refuses arrays that would take far more memory than the file they come from.
+
+    Args:
+      size: bytes of the arrays.
+      bytes_of_file: the file's.
+      max_bytes: that the arrays may take; None for 256 MiB and 100 times the file's size.
+      what: the subject of the complaint.
+      how: how to save the records so that the limit, which grows with the file, lets them pass.
+
+    Raises:
+      TooLarge: if they take more.
+    """
+    room = _ROOM + 100 * bytes_of_file if max_bytes is None else max_bytes
+    if size > room:
+        raise TooLarge(
+            f"{what} unpacks to {size:,} bytes, and {room:,} are allowed, so that a small file "
+            "cannot take all memory. If you know where it comes from, pass max_bytes=, or "
+            f"{how}."
+        )
+
+
+class TooLarge(ValueError):
+    """A file whose arrays would take more memory than they may."""
+
+
 def read_arrays(
     path: Path, names: Sequence[str], *, optional: Sequence[str] = (), max_bytes: int | None = None
 ) -> dict[str, NDArray]:
@@ -118,9 +144,11 @@ def read_arrays(
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             members = _members(archive, names, optional, anew)
-            _check_room(members.values(), path.stat().st_size, max_bytes)
+            total = sum(info.file_size for info in members.values())
+            how = "unpack it and save it uncompressed, with np.savez"
+            check_room(total, path.stat().st_size, max_bytes, "it", how)
             return {name: _array(archive, name, info) for name, info in members.items()}
-    except _Complaint as complaint:
+    except (_Complaint, TooLarge) as complaint:
         reason = str(complaint)
     except MemoryError:
         reason = "its arrays do not fit into this machine's memory; read them in parts."
@@ -170,17 +198,6 @@ def _members(
     return members
 
 
-def _check_room(members: Iterable[zipfile.ZipInfo], size: int, max_bytes: int | None) -> None:
-    room = _ROOM + 100 * size if max_bytes is None else max_bytes
-    total = sum(info.file_size for info in members)
-    if total > room:
-        raise _Complaint(
-            f"it unpacks to {total:,} bytes, and {room:,} are allowed, so that a small file cannot "
-            "take all memory. If you know where it comes from, pass max_bytes=, or unpack it and "
-            "save it uncompressed, with np.savez."
-        )
-
-
 def _array(archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> NDArray:
     try:
         with archive.open(info) as file:
@@ -223,6 +240,12 @@ def read_npz(
     return checked(found[names[0]], found[names[1]], printable(path.name), n_classes)
 
 
+def read(path: Path, *, max_bytes: int | None = None) -> Labelled:
+    """The arrays `x` and `y` of an `.npz`, as they are."""
+    found = read_arrays(path, ("x", "y"), max_bytes=max_bytes)
+    return Labelled(found["x"], found["y"])
+
+
 PathIn = str | PathLike[str]
 
 
@@ -232,8 +255,13 @@ def write_npz(path: PathIn, records: Records) -> None:
     Raises:
       FileExistsError: if the file is there already.
     """
+    write_arrays(path, **records._asdict())
+
+
+def write_arrays(path: PathIn, **arrays: NDArray) -> None:
+    """Writes arrays by name, as `write_npz`."""
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} is there already; nothing was written. Name another.")
     with disk.replacing(path) as file:
-        np.savez_compressed(file, **records._asdict())
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
