@@ -35,7 +35,6 @@ from jaxmeter.auditing.layers import layer_map
 from jaxmeter.auditing.references import References, Shadows
 from jaxmeter.data.privacy_meter import read_privacy_meter, write_privacy_meter
 from jaxmeter.data.readers import read_records
-from jaxmeter.data.readers import read_records
 from jaxmeter.data.records import Records
 from jaxmeter.data.splits import split
 from jaxmeter.gradients import directions
@@ -109,7 +108,6 @@ __all__ = [
     "of_example",
     "per_example_gradients",
     "read_privacy_meter",
-    "read_records",
     "read_records",
     "reference",
     "released_model",

@@ -24,8 +24,7 @@ from rich.progress import (
 import jaxmeter as jm
 from jaxmeter.cli.inspect import facts_table, layers_table, sizes_text, totals
 from jaxmeter.data.npz import read_arrays, read_npz, write_arrays, write_npz
-from jaxmeter.data.readers import READERS, read_pair, reader_of
-from jaxmeter.data.readers import FOLDER, READERS, formats, options_of, read_both
+from jaxmeter.data.readers import FOLDER, READERS, formats, options_of, read_pair
 from jaxmeter.data.records import DataWarning
 from jaxmeter.disk import is_litter, make_folder
 from jaxmeter.metrics import MetricWarning
@@ -34,7 +33,7 @@ from jaxmeter.terminal import console, one_line
 
 _LOG = console(stderr=True)
 _RECIPE = jm.shadow.RecipeConfig()
-_TEXT = "privacy-meter"
+_TEXT = "privacy_meter"
 
 # How records are read, as options of a command: what the table of readers says, and no more.
 _Reading: Any = make_dataclass(
@@ -98,10 +97,6 @@ def audit(
     target: Path,
     members: Path,
     nonmembers: Path,
-    format: str | None = None,
-    label: str | None = None,
-    classes: tuple[str, ...] = (),
-    input_shape: tuple[int, ...] = (),
     out: Path = Path("jaxmeter-report"),
     gradients: tuple[str, ...] = (),
     outputs: tuple[str, ...] = ("logits",),
@@ -176,7 +171,7 @@ def audit(
             f"{model.spec.source.difference:.1g}.",
             soft_wrap=True,
         )
-    records = read_both(
+    records = read_pair(
         members, nonmembers, n_classes=model.spec.n_classes, **_chosen_options(reading)
     )
     shadows = None
@@ -284,6 +279,11 @@ def convert(
             f"{file.name} to {out.name}: one of them must be .npz, the other ML Privacy Meter's "
             "text, or records of another format to read."
         )
+    is_text = not kinds[0] and _is_text(file, reading)
+    unused = _chosen_options(reading).keys() - {"format", "input_shape"}
+    if (kinds[0] or is_text) and unused:
+        flag = min(unused).replace("_", "-")
+        raise ValueError(f"--{flag} has no use for {file.name}: its records stay as they are.")
     text = out if kinds[0] else file
     beside = members or text.with_name(f"{text.name}.npy")
     if kinds[0]:
@@ -299,15 +299,15 @@ def convert(
         written = f"{out}" if inside is None else f"{out}, {beside}"
     elif out.exists():
         raise FileExistsError(f"{out} is there already; nothing was written. Name another.")
-    elif not _is_text(file, reading):
+    elif not is_text:
         x, y = jm.read_records(file, **_chosen_options(reading))
-        write_npz(out, {"x": x, "y": y})
+        write_arrays(out, x=x, y=y)
         shape = sizes_text(x.shape[1:])
         _LOG.print(f"Wrote {out}: {len(y):,} records of shape {shape}.", soft_wrap=True)
         return
     else:
         records = jm.read_privacy_meter(file, beside, reading.input_shape)
-        write_npz(out, records._asdict())
+        write_npz(out, records)
         written = f"{out}"
     _LOG.print(
         f"Wrote {written}: {len(records.y):,} records of shape {sizes_text(records.x.shape[1:])}, "
@@ -316,16 +316,8 @@ def convert(
     )
 
 
-for _command in (audit, convert):  # a type that the table of readers makes, not this file
-    _command.__annotations__["reading"] = tyro.conf.OmitArgPrefixes[_Reading]
-
-
-def _has_no_members(file: Path, format: str | None) -> bool:
-    """Whether a file to convert is neither .npz nor, as any unknown ending, text with members."""
-    if format is not None:
-        return reader_of(file, format).name != "privacy_meter"
-    endings = {e for r in READERS if r.name not in ("npz", "privacy_meter") for e in r.endings}
-    return file.is_dir() or file.suffix.lower() in endings
+for _command in (audit, convert):  # a type that no checker knows: the table of readers makes it
+    _command.__annotations__["reading"] = Annotated[_Reading, tyro.conf.OmitArgPrefixes]
 
 
 def sweep(study: tyro.conf.Positional[Path]) -> None:

@@ -19,7 +19,7 @@ _LONGEST = 2**24  # bytes of a line
 _MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}  # as they are spelt, whatever the case
 
 
-def read_csv(
+def read(
     path: Path, *, label: str = columns.LABEL, classes: Sequence[str] = ()
 ) -> tuple[NDArray, NDArray]:
     """`(x float32 [n, columns], y [n])` of a CSV file.

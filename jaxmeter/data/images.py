@@ -3,6 +3,7 @@
 Numbers are those in the files: no resizing, no scaling, no turning by a camera's notes.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxmeter.data.npz import room
+from jaxmeter.data.npz import check_room
 from jaxmeter.disk import is_litter
 from jaxmeter.terminal import one_line, printable
 
@@ -19,7 +20,7 @@ _KINDS = {"L": (1, np.uint8), "RGB": (3, np.uint8), "RGBA": (4, np.uint8), "I;16
 _FORMATS = ("PNG", "JPEG")
 
 
-def read_images(
+def read(
     path: Path, *, classes: Sequence[str] = (), max_bytes: int | None = None
 ) -> tuple[NDArray, NDArray]:
     """`(x uint8 or uint16 [n, height, width, channels], y [n])`, class by class, sorted by name.
@@ -38,13 +39,9 @@ def read_images(
     first = _header(files[0][0], path)
     channels, dtype = _KINDS[first[0]]
     shape = (len(files), first[1][1], first[1][0], channels)
-    limit = room(sum(file.stat().st_size for file, _ in files), max_bytes)
-    total = int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
-    if total > limit:
-        raise ValueError(
-            f"its images unpack to {total:,} bytes, and {limit:,} are allowed, so that small files "
-            "cannot take all memory. If you know where they come from, pass max_bytes=."
-        )
+    size = sum(file.stat().st_size for file, _ in files)
+    how = "save the records uncompressed, with np.savez(path, x=x, y=y)"
+    check_room(math.prod(shape) * np.dtype(dtype).itemsize, size, max_bytes, how)
     x = np.empty(shape, dtype)
     for row, (file, _) in zip(x, files, strict=True):
         row[...] = _pixels(file, path, first).reshape(row.shape)
@@ -74,6 +71,12 @@ def _folders(path: Path) -> tuple[str, ...]:
             raise ValueError(
                 f"{printable(entry.name)!r} in it is no folder; images are in one folder a class."
             )
+        if not any(not is_litter(inner.name) for inner in entry.iterdir()):
+            # Copies and archives lose empty folders, and with one all labels after it would move.
+            raise ValueError(
+                f"its folder {printable(entry.name)!r} is empty. Remove it, and name all the "
+                "target's classes with classes= (--classes), so that labels do not depend on it."
+            )
     return tuple(sorted(entry.name for entry in entries))
 
 
@@ -86,8 +89,8 @@ def _header(file: Path, top: Path) -> tuple[str, tuple[int, int]]:
     with _opened(file, top) as image:
         if image.mode not in _KINDS:
             raise ValueError(
-                f"{_name(file, top)} has mode {image.mode!r}; images are grey (L, I;16) or in colour "
-                "(RGB, RGBA). Convert all as for the target's training."
+                f"{_name(file, top)} has mode {image.mode!r}; images are grey (L, I;16) or in "
+                "colour (RGB, RGBA). Convert all as for the target's training."
             )
         return image.mode, image.size
 

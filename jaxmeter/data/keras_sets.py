@@ -3,6 +3,8 @@
 Keras downloads them into its cache, compares their checksums, and reads them.
 """
 
+import contextlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ SETS = ("cifar10", "cifar100", "fashion_mnist", "mnist")  # the others are ragge
 _PARTS = ("train", "test")
 
 
-def read_keras(path: Path) -> tuple[NDArray, NDArray]:
+def read(path: Path) -> tuple[NDArray, NDArray]:
     """`(x uint8 [n, ...], y [n])`: the training records, then the test records, or one part.
 
     Raises:
@@ -28,13 +30,15 @@ def read_keras(path: Path) -> tuple[NDArray, NDArray]:
             f"there is no data set {printable(path)!r}. There are {', '.join(SETS)}, and of each "
             "the parts NAME/train and NAME/test."
         )
+    module = getattr(frameworks.keras().datasets, name)
     try:
-        loaded = getattr(frameworks.keras().datasets, name).load_data()
+        with contextlib.redirect_stdout(sys.stderr):  # where Keras draws its bar
+            loaded = module.load_data()
     except Exception as error:  # Keras raises bare ones
         raise OSError(
-            f"keras.datasets.{name} cannot be had: {one_line(error)}. Keras downloads it once: try "
-            "again with a network, or put its archive into ~/.keras/datasets, or save the records "
-            "as .npz elsewhere."
+            f"keras.datasets.{name} cannot be had: {one_line(error).rstrip('.')}. Keras downloads "
+            "it once: try again with a network, or copy the folder ~/.keras/datasets from a "
+            "machine that has it, or save the records as .npz there."
         ) from error
     parts = dict(zip(_PARTS, loaded, strict=True))
     wanted = [parts[each] for each in part or _PARTS]

@@ -14,7 +14,7 @@ from jaxmeter.terminal import printable
 _X = re.compile(r"(?<![A-Za-z0-9])x(?![A-Za-z0-9])", re.IGNORECASE)
 
 
-def read_npy(path: Path) -> tuple[NDArray, NDArray]:
+def read(path: Path) -> tuple[NDArray, NDArray]:
     """`(x [n, ...], y [n])` of two arrays; the path is that of `x`.
 
     Raises:
@@ -29,15 +29,17 @@ def pair(path: Path) -> tuple[Path, Path]:
 
     Raises:
       FileNotFoundError: if there is no file of labels beside.
-      ValueError: if the name has no "x" between other signs, or several.
+      ValueError: if the name has no x that stands alone, or several.
     """
     if len(_X.findall(path.stem)) != 1:
         raise ValueError(
             "the labels' file is named like it with y in the place of x, as x.npy and y.npy or "
             "members_x.npy and members_y.npy; its name has no such x. Rename both."
         )
-    name = _X.sub(lambda found: "y" if found[0] == "x" else "Y", path.stem)
-    beside = path.with_name(name + path.suffix)
+    names = [_X.sub(letter, path.stem) + path.suffix for letter in ("y", "Y")]
+    beside = path.with_name(names[0])  # X_train goes with y_train, as scikit-learn names them
+    if not beside.is_file() and _X.findall(path.stem) == ["X"]:
+        beside = path.with_name(names[1])
     if not beside.is_file():
         raise FileNotFoundError(
             f"there is no file {str(beside)!r}, which should hold the labels of {str(path)!r}."
@@ -48,8 +50,15 @@ def pair(path: Path) -> tuple[Path, Path]:
 def _array(path: Path) -> NDArray:
     try:
         with path.open("rb") as file:
-            return read_array(file, path.stat().st_size)
+            array = read_array(file, path.stat().st_size)
     except ValueError as error:
+        reason = str(error).rstrip(".")
         raise ValueError(
-            f"{printable(path.name)}: {str(error).rstrip('.')}. Copy it again, or save with np.save."
+            f"{printable(path.name)}: {reason}. Copy it again, or save with np.save."
         ) from None
+    if array.dtype.kind in "US":
+        raise ValueError(
+            f"{printable(path.name)} holds text. The members' rows of ML Privacy Meter are read "
+            "with format='privacy_meter' (--format privacy_meter); other records are numbers."
+        )
+    return array

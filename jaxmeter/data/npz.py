@@ -8,7 +8,7 @@ import io
 import math
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxmeter import disk
-from jaxmeter.data.records import Labelled, checked
+from jaxmeter.data.records import Records, checked
 from jaxmeter.terminal import one_line, printable
 
 _MAGIC = b"\x93NUMPY"
@@ -97,30 +97,28 @@ def read_array(file: IO[bytes], size: int) -> NDArray:
     return np.ndarray(header.shape, header.dtype, content, order=order)
 
 
-def check_room(size: int, bytes_of_file: int, max_bytes: int | None, what: str, how: str) -> None:
-    """Refuses arrays that would take far more memory than the file they come from.
+def check_room(size: int, bytes_of_files: int, max_bytes: int | None, how: str) -> None:
+    """Refuses arrays that would take far more memory than the files that they come from.
 
     Args:
       size: bytes of the arrays.
-      bytes_of_file: the file's.
-      max_bytes: that the arrays may take; None for 256 MiB and 100 times the file's size.
-      what: the subject of the complaint.
-      how: how to save the records so that the limit, which grows with the file, lets them pass.
+      bytes_of_files: likewise.
+      max_bytes: that the arrays may take; None for 256 MiB and 100 times the files' size.
+      how: a remedy beside max_bytes.
 
     Raises:
       TooLarge: if they take more.
     """
-    room = _ROOM + 100 * bytes_of_file if max_bytes is None else max_bytes
+    room = _ROOM + 100 * bytes_of_files if max_bytes is None else max_bytes
     if size > room:
         raise TooLarge(
-            f"{what} unpacks to {size:,} bytes, and {room:,} are allowed, so that a small file "
-            "cannot take all memory. If you know where it comes from, pass max_bytes=, or "
-            f"{how}."
+            f"it unpacks to {size:,} bytes, and {room:,} are allowed, so that a small file cannot "
+            f"take all memory. If you know where it comes from, pass max_bytes=, or {how}."
         )
 
 
 class TooLarge(ValueError):
-    """A file whose arrays would take more memory than they may."""
+    """What is said of a file whose arrays would take more memory than they may."""
 
 
 def read_arrays(
@@ -146,7 +144,7 @@ def read_arrays(
             members = _members(archive, names, optional, anew)
             total = sum(info.file_size for info in members.values())
             how = "unpack it and save it uncompressed, with np.savez"
-            check_room(total, path.stat().st_size, max_bytes, "it", how)
+            check_room(total, path.stat().st_size, max_bytes, how)
             return {name: _array(archive, name, info) for name, info in members.items()}
     except (_Complaint, TooLarge) as complaint:
         reason = str(complaint)
@@ -240,10 +238,10 @@ def read_npz(
     return checked(found[names[0]], found[names[1]], printable(path.name), n_classes)
 
 
-def read(path: Path, *, max_bytes: int | None = None) -> Labelled:
+def read(path: Path, *, max_bytes: int | None = None) -> tuple[NDArray, NDArray]:
     """The arrays `x` and `y` of an `.npz`, as they are."""
     found = read_arrays(path, ("x", "y"), max_bytes=max_bytes)
-    return Labelled(found["x"], found["y"])
+    return found["x"], found["y"]
 
 
 PathIn = str | PathLike[str]

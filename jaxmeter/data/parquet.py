@@ -9,14 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxmeter.data import columns
-from jaxmeter.data.npz import room
+from jaxmeter.data.npz import check_room
 from jaxmeter.terminal import one_line, printable
 
+_HOW = "save the records uncompressed, with np.savez(path, x=x, y=y)"
 _STEP = 4096  # rows that are decoded at once
 _FOOTER = 2**24  # bytes of a text, and elements of a list, in the file's description of itself
 
 
-def read_parquet(
+def read(
     path: Path,
     *,
     label: str = columns.LABEL,
@@ -38,7 +39,7 @@ def read_parquet(
             features = columns.features(schema.names, label)
             for name in schema.names:
                 _check_type(schema.field(name).type, name, len(features), label, classes)
-            table = _read(file, room(path.stat().st_size, max_bytes))
+            table = _read(file, path.stat().st_size, max_bytes)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{one_line(error).rstrip('.')}. It is damaged, or no Parquet. Copy it again."
@@ -104,7 +105,7 @@ def _check_type(kind: Any, name: str, n_features: int, label: str, classes: Sequ
         raise ValueError(f"column {printable(name)!r} is of type {one_line(kind, 200)}. {remedy}")
 
 
-def _read(file: Any, limit: int) -> Any:
+def _read(file: Any, size: int, max_bytes: int | None) -> Any:
     """All rows, some at a time, counted before and while they are decoded: a footer may lie."""
     import pyarrow
 
@@ -112,11 +113,11 @@ def _read(file: Any, limit: int) -> Any:
     groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
     chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
     unpacked = sum(max(c.total_uncompressed_size, c.num_values * _width(c)) for c in chunks)
-    _check_room(unpacked, limit)
+    check_room(unpacked, size, max_bytes, _HOW)
     batches, total = [], 0
     for batch in file.iter_batches(batch_size=_STEP, use_threads=False):
         total += batch.nbytes
-        _check_room(total, limit)
+        check_room(total, size, max_bytes, _HOW)
         batches.append(batch)
     return pyarrow.Table.from_batches(batches, file.schema_arrow)
 
@@ -124,14 +125,6 @@ def _read(file: Any, limit: int) -> Any:
 def _width(chunk: Any) -> int:
     """Bytes that a value takes in an array; a bit is counted as a byte, a text as its place."""
     return {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4}.get(chunk.physical_type, 8)
-
-
-def _check_room(size: int, limit: int) -> None:
-    if size > limit:
-        raise ValueError(
-            f"it unpacks to {size:,} bytes or more, and {limit:,} are allowed, so that a small "
-            "file cannot take all memory. If you know where it comes from, pass max_bytes=."
-        )
 
 
 def _check_nulls(column: Any, name: str) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from jaxmeter import disk
 from jaxmeter.data.npz import PathIn
-from jaxmeter.data.records import Labelled, Records, content_ids
+from jaxmeter.data.records import Records, content_ids
 from jaxmeter.data.text_rows import array_blocks, parsed, text_blocks
 from jaxmeter.terminal import printable
 
@@ -75,11 +75,6 @@ def known_among(rows: tuple[NDArray, NDArray], known: tuple[NDArray, NDArray]) -
     pairs = ids * (int(y.max(initial=0)) + 1) + y
     n = len(rows[1])
     return np.isin(pairs[:n], pairs[n:])
-
-
-def read(path: Path, *, input_shape: Sequence[int] | None = None) -> Labelled:
-    """The rows of a text file, or of a `.npy` of rows of text, as they are."""
-    return Labelled(*read_rows(path, input_shape))
 
 
 def read_rows(path: PathIn, input_shape: Sequence[int] | None = None) -> tuple[NDArray, NDArray]:

@@ -1,29 +1,48 @@
-"""Records from a file of any format that there is a reader for: one table, a row a format.
+"""All formats of records in one table, by which `read_records`, the command line and studies read.
 
-The command line, studies and the errors below go by the table, so a new format is a new row.
+A reader is a function of a path and of its own options; `read_records` checks what it returns. So a
+format more is a file and a row: docs/contributing_readers.md has an example.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from jaxmeter.data import csv, images, keras_sets, npy, npz, parquet, privacy_meter
+from jaxmeter.data.npz import PathIn
 from jaxmeter.data.records import Records, checked
-from jaxmeter.terminal import printable
+from jaxmeter.terminal import printable, printable_messages
 
-_FOLDER = "/"  # stands among endings for a folder
+FOLDER = "/"  # stands among endings for a folder
+
+
+class Option(NamedTuple):
+    """What a reader can be told: an argument of its function, and an option of the command line."""
+
+    name: str
+    type: Any  # str, int, tuple[str, ...] or tuple[int, ...]
+    help: str
+
+    def parsed(self, text: str) -> Any:
+        """The value of a text: itself, a number, or several with commas between them."""
+        if self.type is str:
+            return text
+        pieces = tuple(piece.strip() for piece in text.split(","))
+        if self.type == tuple[str, ...]:
+            return pieces
+        one = self.type is int
+        if not all(map(str.isdecimal, pieces)) or (one and len(pieces) > 1):
+            takes = "a whole number" if one else "whole numbers with commas between them"
+            raise ValueError(f"{self.name} is {printable(text)!r}; it takes {takes}.")
+        return int(pieces[0]) if one else tuple(map(int, pieces))
 
 
 def _itself(path: Path) -> tuple[Path, ...]:
     return (path,)
-
-
-def _npz(path: Path, *, max_bytes: int | None = None) -> tuple[NDArray, NDArray]:
-    found = npz.read_arrays(path, ("x", "y"), max_bytes=max_bytes)
-    return found["x"], found["y"]
 
 
 class Reader(NamedTuple):
@@ -31,11 +50,11 @@ class Reader(NamedTuple):
 
     Attributes:
       name: the format's, as `format=` and `--format` take it.
-      endings: of files that are read so where no format is named; "/" for folders, none for what
-        only the name tells.
+      endings: of files that are read so where no format is named, in small letters; `FOLDER` for
+        folders, none for what only the name tells.
       read: `(path, **options) -> (x [n, ...], y [n])`. It raises ValueError without the file's
         name, which `read_records` puts before it.
-      options: names of what `read` takes beside the path.
+      options: what `read` takes beside the path.
       layout: `(path, **options) ->` what members' and non-members' files must agree in, e.g. the
         columns' names in order; None where the arrays' shapes say all.
       files: the files that the records follow from; none where it is no file.
@@ -44,37 +63,100 @@ class Reader(NamedTuple):
     name: str
     endings: tuple[str, ...]
     read: Callable[..., tuple[NDArray, NDArray]]
-    options: tuple[str, ...] = ()
+    options: tuple[Option, ...] = ()
     layout: Callable[..., tuple[str, ...]] | None = None
     files: Callable[[Path], tuple[Path, ...]] = _itself
 
 
+_LABEL = Option("label", str, "In a table, the column of the class labels. Default: label.")
+_CLASSES = Option(
+    "classes",
+    tuple[str, ...],
+    "Names of the classes in the order of the target's outputs, where labels are names. Default: of "
+    "folders of images, their sorted names.",
+)
+_SHAPE = Option(
+    "input_shape",
+    tuple[int, ...],
+    "Shape of a record of ML Privacy Meter's text, channels last; not needed for vectors and "
+    "square images.",
+)
+_MAX_BYTES = Option("max_bytes", int, "Memory that the arrays of a compressed file may take.")
+
 READERS = (
-    Reader("npz", (".npz",), _npz, ("max_bytes",)),
-    Reader("npy", (".npy",), npy.read_npy, files=npy.pair),
-    Reader("csv", (".csv",), csv.read_csv, ("label", "classes"), csv.column_names),
+    Reader("npz", (".npz",), npz.read, (_MAX_BYTES,)),
+    Reader("npy", (".npy",), npy.read, files=npy.pair),
+    Reader("csv", (".csv",), csv.read, (_LABEL, _CLASSES), csv.column_names),
     Reader(
         "parquet",
         (".parquet", ".pq"),
-        parquet.read_parquet,
-        ("label", "classes", "max_bytes"),
+        parquet.read,
+        (_LABEL, _CLASSES, _MAX_BYTES),
         parquet.column_names,
     ),
-    Reader("images", (_FOLDER,), images.read_images, ("classes", "max_bytes"), images.class_names),
-    Reader("keras", (), keras_sets.read_keras, files=lambda path: ()),
-    Reader("privacy_meter", (".txt",), privacy_meter.read_rows, ("input_shape",)),
+    Reader("images", (FOLDER,), images.read, (_CLASSES, _MAX_BYTES), images.class_names),
+    Reader("keras", (), keras_sets.read, files=lambda path: ()),
+    Reader("privacy_meter", (".txt",), privacy_meter.read_rows, (_SHAPE,)),
 )
 
 
+def formats() -> str:
+    """The formats and their endings, for messages and help."""
+    kinds = {FOLDER: "a folder"}
+    return ", ".join(
+        f"{r.name} ({' '.join(kinds.get(e, e) for e in r.endings) or 'by name'})" for r in READERS
+    )
+
+
+def options_of(readers: Sequence[Reader] = READERS) -> tuple[Option, ...]:
+    """The options of readers, each once."""
+    return tuple(dict.fromkeys(option for reader in readers for option in reader.options))
+
+
+def parsed(options: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Options from texts, by the types that the table says; one that nobody has stays a text."""
+    known = {option.name: option for option in options_of()}
+    return {name: known[name].parsed(text) if name in known else text for name, text in options}
+
+
+def reader_of(path: Path, format: str | None = None) -> Reader:
+    """The reader of a format, or of a path by its ending.
+
+    Raises:
+      FileNotFoundError: if there is no such file or folder.
+      ValueError: if there is no such format, or the ending tells none.
+    """
+    ending = FOLDER if path.is_dir() else path.suffix.lower()
+    for reader in READERS:
+        if format == reader.name or (format is None and ending in reader.endings):
+            is_there = path.is_dir() if FOLDER in reader.endings else path.is_file()
+            if reader.endings and not is_there:
+                what = "folder" if FOLDER in reader.endings else "file"
+                raise FileNotFoundError(f"there is no {what} {str(path)!r} to read records from.")
+            return reader
+    if format is not None:
+        raise ValueError(
+            f"there is no format {printable(format)!r} of records. Formats are {formats()}."
+        )
+    if not path.exists():
+        raise FileNotFoundError(
+            f"there is no file or folder {str(path)!r} to read records from. Name the format of "
+            f"what is none with format= (--format): {formats()}."
+        )
+    raise ValueError(
+        f"the ending of {str(path)!r} tells no format of records. Name the format with format= "
+        f"(--format): {formats()}."
+    )
+
+
+@printable_messages()
 def read_records(
-    path: str | PathLike[str],
+    path: PathIn,
     *,
     format: str | None = None,
-    label: str | None = None,
-    classes: Sequence[str] = (),
-    input_shape: Sequence[int] | None = None,
     n_classes: int | None = None,
-    max_bytes: int | None = None,
+    scale: float | None = None,
+    **options: Any,
 ) -> tuple[NDArray, NDArray]:
     """Reads records of any format that jaxmeter knows; nothing in a file is run or unpickled.
 
@@ -86,20 +168,22 @@ def read_records(
       path: the file, folder or name.
       format: "npz", "npy", "csv", "parquet", "images", "keras" or "privacy_meter"; None to go by
         the path's ending.
-      label: the column of labels in CSV and Parquet; None for "label".
-      classes: names of the classes in the order of the target's outputs, where a file has names
-        and no numbers; of images, empty for the sorted folders' names.
-      input_shape: shape of a record of ML Privacy Meter's text; None for vectors and square images.
       n_classes: the target's number of classes; labels are checked against it.
-      max_bytes: that a compressed file's arrays may take; None for 256 MiB and 100 times its size.
+      scale: what `x` is divided by, e.g. 255 for images of bytes; it is float32 then. None to leave
+        it as it is.
+      **options: the format's own. `label=`: in CSV and Parquet the column of labels, "label" if not
+        named. `classes=`: there and of images, names of the classes in the order of the target's
+        outputs. `input_shape=`: of a record of ML Privacy Meter's text. `max_bytes=`: that the
+        arrays of npz, Parquet and images may take; 256 MiB and 100 times the file's size if not
+        given.
 
     Returns:
-      `(x [n, ...], y int32 [n])`.
+      `(x [n, ...], y int32 [n])`, checked as `Records.of` does.
 
     Raises:
       FileNotFoundError: if there is no such file.
       OSError: for a data set that cannot be downloaded.
-      ValueError: for an unknown format, an option that the format has no use for, or a file that is
+      ValueError: for an unknown format, an option that the format does not have, or a file that is
         damaged or holds no records; the message says where.
 
     >>> import tempfile; path = Path(tempfile.mkdtemp(), "records.csv")
@@ -110,96 +194,55 @@ def read_records(
     """
     path = Path(path)
     reader = reader_of(path, format)
-    options = _options(reader, label, classes, input_shape, max_bytes)
-    x, y = _named(path, reader.read, path, **options)
-    return checked(x, y, printable(path.name), n_classes)
+    _check_options(options, (reader,))
+    return _read(path, reader, n_classes, scale, options)
 
 
+@printable_messages()
 def read_pair(
-    members: Path,
-    nonmembers: Path,
+    members: PathIn,
+    nonmembers: PathIn,
     *,
     format: str | None = None,
-    label: str | None = None,
-    classes: Sequence[str] = (),
-    input_shape: Sequence[int] | None = None,
     n_classes: int | None = None,
+    scale: float | None = None,
+    **options: Any,
 ) -> Records:
-    """Records of two files, which must have the same columns or classes in the same order.
+    """Records of two files, each as `read_records` reads it; an option is for those that have it.
 
     Raises:
-      ValueError: as `read_records` and `Records.of`, and if the files do not agree: what one calls
-        column 3 or class 3 would be something else in the other.
+      ValueError: as `read_records` and `Records.of`, and if the files have other columns or
+        classes, or the same in another order: column 3 of one would mean something else in the
+        other.
     """
-    paths = members, nonmembers
-    readers = [reader_of(path, format) for path in paths]
-    given = (label, classes, input_shape, None)
-    if readers[0] is readers[1] and (layout := readers[0].layout):
-        options = _options(readers[0], *given)
-        _check_layouts(*((path, _named(path, layout, path, **options)) for path in paths))
-    parts = [
-        checked(
-            *_named(path, reader.read, path, **_options(reader, *given)),
-            printable(path.name),
-            n_classes,
-        )
-        for path, reader in zip(paths, readers, strict=True)
+    paths = Path(members), Path(nonmembers)
+    readers = reader_of(paths[0], format), reader_of(paths[1], format)
+    _check_options(options, readers)
+    each = [
+        (path, reader, _own(options, reader)) for path, reader in zip(paths, readers, strict=True)
     ]
-    return Records.of(members=parts[0], nonmembers=parts[1], n_classes=n_classes)
+    layouts = [
+        _named(path, reader.layout, path, **own) if reader.layout else ()
+        for path, reader, own in each
+    ]
+    if readers[0] is readers[1] and layouts[0] != layouts[1]:
+        raise ValueError(_difference(paths, *layouts))
+    inside, outside = (_read(path, reader, n_classes, scale, own) for path, reader, own in each)
+    return Records.of(members=inside, nonmembers=outside, n_classes=n_classes)
 
 
-def reader_of(path: Path, format: str | None = None) -> Reader:
-    """The reader of a format, or of a path by its ending.
-
-    Raises:
-      FileNotFoundError: if no format is named and the path is neither file nor folder.
-      ValueError: if there is no such format, or the ending tells none.
-    """
-    if format is not None:
-        for reader in READERS:
-            if reader.name == format:
-                return reader
-        raise ValueError(
-            f"there is no format {printable(format)!r} of records. There are {_NAMES}."
-        )
-    ending = _FOLDER if path.is_dir() else path.suffix.lower()
-    for reader in READERS:
-        if ending in reader.endings:
-            return reader
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {str(path)!r} to read records from.")
-    endings = ", ".join(e for reader in READERS for e in reader.endings if e != _FOLDER)
-    raise ValueError(
-        f"the ending of {str(path)!r} tells no format of records: known are {endings} and folders "
-        f"of images. Name the format with format= (on the command line --format): {_NAMES}."
-    )
-
-
-_NAMES = ", ".join(reader.name for reader in READERS)
-
-
-def _options(
+def _read(
+    path: Path,
     reader: Reader,
-    label: str | None,
-    classes: Sequence[str],
-    input_shape: Sequence[int] | None,
-    max_bytes: int | None,
-) -> Mapping[str, Any]:
-    """What was given of a reader's options.
-
-    Raises:
-      ValueError: for one that it has no use for.
-    """
-    every = {"label": label, "classes": tuple(classes) or None, "input_shape": input_shape,
-             "max_bytes": max_bytes}  # fmt: skip
-    given = {name: value for name, value in every.items() if value is not None}
-    for name in given.keys() - set(reader.options):
-        takers = [other.name for other in READERS if name in other.options]
-        raise ValueError(
-            f"{name} is for records of the format {', '.join(takers)}; {reader.name} has no use "
-            "for it. Leave it out, or name another format."
-        )
-    return given
+    n_classes: int | None,
+    scale: float | None,
+    options: Mapping[str, Any],
+) -> tuple[NDArray, NDArray]:
+    if scale is not None and not 0 < scale < math.inf:
+        raise ValueError(f"scale is {scale}; x is divided by it, so it is a positive number.")
+    x, y = _named(path, reader.read, path, **options)
+    x, y = checked(x, y, printable(path.name), n_classes)
+    return (x if scale is None else (x / np.float32(scale)).astype(np.float32)), y
 
 
 def _named(path: Path, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -212,19 +255,35 @@ def _named(path: Path, call: Callable[..., Any], *arguments: Any, **options: Any
         raise ValueError(f"{printable(path)!r} cannot be read as records: {error}") from None
 
 
-def _check_layouts(*named: tuple[Path, tuple[str, ...]]) -> None:
-    (first, left), (second, right) = named
-    if left == right:
-        return
-    names = [printable(str(path)) for path in (first, second)]
+def _own(options: Mapping[str, Any], reader: Reader) -> dict[str, Any]:
+    names = {option.name for option in reader.options}
+    return {name: value for name, value in options.items() if name in names}
+
+
+def _check_options(options: Mapping[str, Any], readers: Sequence[Reader]) -> None:
+    """Refuses an option that none of the readers has."""
+    known = {option.name for option in options_of(readers)}
+    for name in options:
+        if name in known:
+            continue
+        takers = [reader.name for reader in READERS if name in {o.name for o in reader.options}]
+        names = " and ".join(dict.fromkeys(reader.name for reader in readers))
+        raise ValueError(
+            f"{printable(name)} is "
+            + (f"for records of the format {', '.join(takers)}" if takers else "for no format")
+            + f"; {names} has no use for it. Leave it out, or name another format."
+        )
+
+
+def _difference(paths: Sequence[Path], left: tuple[str, ...], right: tuple[str, ...]) -> str:
     at = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None)
     what = (
         f"{len(left):,} and {len(right):,} columns or classes"
         if at is None
         else f"{printable(left[at])!r} and {printable(right[at])!r} in place {at + 1}"
     )
-    raise ValueError(
-        f"{names[0]} and {names[1]} do not agree: they have {what}. Members and non-members have "
-        "the same columns in the same order; of folders of images name all classes with classes= "
-        "(on the command line --classes)."
+    return (
+        f"{printable(paths[0])} and {printable(paths[1])} do not agree: they have {what}, so their "
+        "numbers mean different things. Write both tables with the same columns in the same order; "
+        "of folders of images name all classes with classes= (--classes)."
     )

@@ -71,21 +71,6 @@ class Records(NamedTuple):
         return type(self)(self.x[index], self.y[index], self.is_member[index])
 
 
-class Labelled(NamedTuple):
-    """What one file of records holds, before anybody says whether they are members.
-
-    Attributes:
-      x: `[n, ...]`.
-      y: labels `[n]`.
-      names: what gives the numbers their meaning, where the file says it: a table's columns in the
-        order of x, a folder's classes in the order of labels. Two files of one audit must agree.
-    """
-
-    x: NDArray
-    y: NDArray
-    names: tuple[str, ...] = ()
-
-
 def content_ids(x: NDArray) -> NDArray:
     """One integer a record, equal exactly for records with equal numbers `[n]`."""
     x = np.ascontiguousarray(x) + np.zeros((), x.dtype)  # -0.0 becomes 0.0

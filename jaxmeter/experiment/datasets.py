@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxmeter.data.npz import read_npz
-from jaxmeter.data.readers import read_pair, reader_of
-from jaxmeter.data.readers import parsed, read_both, read_records, reader_of
+from jaxmeter.data.readers import parsed, read_pair, read_records, reader_of
 from jaxmeter.data.records import Records
 from jaxmeter.experiment.download import DownloadError, fetched, local, table
 from jaxmeter.intake.frameworks import keras as loaded_keras
@@ -102,7 +101,7 @@ class FileRecords:
     """Records in a file or folder of any format, of which members are drawn at random.
 
     Attributes:
-      path: the file or folder; a name where the format goes by name, e.g. "cifar10".
+      path: the file or folder; a name where the format goes by name, as "cifar10".
       members: how many records the target is trained on.
       nonmembers: how many of the others are given to the audit; None for all.
       format: as `jaxmeter.read_records` takes it; None to go by the ending.
@@ -154,45 +153,8 @@ class FilePair:
     def read(self, key: jax.Array) -> Records:
         """All records, in the order of the files."""
         options = parsed(self.options)
-        return read_both(
-            self.members, self.nonmembers, format=self.format, scale=self.scale, **options
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileRecords:
-    """Members and non-members in two files of any format that `jaxmeter.read_records` reads.
-
-    Attributes:
-      members: what the target is, or was, trained on.
-      nonmembers: drawn as the members were.
-      format: of both; None to go by the paths' endings.
-      label: the column of labels in CSV and Parquet; None for "label".
-      classes: names of the classes in the order of the target's outputs, where files have names.
-      input_shape: of a record of ML Privacy Meter's text; empty for vectors and square images.
-    """
-
-    members: Path
-    nonmembers: Path
-    format: str | None = None
-    label: str | None = None
-    classes: tuple[str, ...] = ()
-    input_shape: tuple[int, ...] = ()
-
-    def files(self) -> tuple[Path, ...]:
-        """The files of both; none of a data set that Keras has."""
-        paths = self.members, self.nonmembers
-        return tuple(file for p in paths for file in reader_of(p, self.format).files(p))
-
-    def read(self, key: jax.Array) -> Records:
-        """All records, in the order of the files."""
         return read_pair(
-            self.members,
-            self.nonmembers,
-            format=self.format,
-            label=self.label,
-            classes=self.classes,
-            input_shape=self.input_shape or None,
+            self.members, self.nonmembers, format=self.format, scale=self.scale, **options
         )
 
 
