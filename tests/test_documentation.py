@@ -25,6 +25,8 @@ DOCUMENTS = (
     "docs/studies.md",
     "docs/reference_attacks.md",
     "docs/migrating.md",
+    "docs/records.md",
+    "docs/contributing_readers.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
 )

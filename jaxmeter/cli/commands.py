@@ -47,7 +47,9 @@ _Reading: Any = make_dataclass(
                 f"Format of the records. Default: by the ending. {formats()}.",
             ),
             ("scale", float, "What x is divided by, e.g. 255 for images of bytes."),
-            *(option for option in options_of() if option.name != "max_bytes"),  # the model's
+            *(
+                option for option in options_of(READERS) if option.name != "max_bytes"
+            ),  # the model's
         )
     ],
     frozen=True,

@@ -72,8 +72,8 @@ _LABEL = Option("label", str, "In a table, the column of the class labels. Defau
 _CLASSES = Option(
     "classes",
     tuple[str, ...],
-    "Names of the classes in the order of the target's outputs, where labels are names. Default: of "
-    "folders of images, their sorted names.",
+    "Names of the classes in the order of the target's outputs, where labels are names. Of folders "
+    "of images, by default, their sorted names.",
 )
 _SHAPE = Option(
     "input_shape",
@@ -108,14 +108,14 @@ def formats() -> str:
     )
 
 
-def options_of(readers: Sequence[Reader] = READERS) -> tuple[Option, ...]:
+def options_of(readers: Sequence[Reader]) -> tuple[Option, ...]:
     """The options of readers, each once."""
     return tuple(dict.fromkeys(option for reader in readers for option in reader.options))
 
 
 def parsed(options: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Options from texts, by the types that the table says; one that nobody has stays a text."""
-    known = {option.name: option for option in options_of()}
+    known = {option.name: option for option in options_of(READERS)}
     return {name: known[name].parsed(text) if name in known else text for name, text in options}
 
 
