@@ -234,12 +234,11 @@ def test_the_labels_of_a_pair_are_beside_it(name, beside, tmp_path):
         ("label\n1\n", "the column label alone"),
         ("a,a,label\n1,2,0\n", "two columns are named 'a'"),
         (",a,label\n0,2,0\n", "column 1 has no name.*index=False"),
-        ("a\x1b[2J,label\nx\x1b[31m,0\n", r"column 'a\\x1b\[2J' is 'x\\x1b\[31m'"),
+        ("a\x1b[2J,label\nx\x1b[31m,0\n", r"column 'a\\+x1b\[2J' is 'x\\+x1b\[31m'"),
         ("a;b;label\n1;2;0\n", "no column 'label'"),
-        (f"a,label\n{'1' * (2**24 + 9)},0\n", "straddling"),
         (",".join(f"c{i}" for i in range(30_000)), "30,000 columns"),
     ],
-    ids=range(24),
+    ids=range(23),
 )
 def test_tables_that_are_no_records(text, reason, tmp_path):
     path = tmp_path / "strange.csv"
@@ -248,6 +247,13 @@ def test_tables_that_are_no_records(text, reason, tmp_path):
         jm.read_records(path)
     assert "strange.csv" in str(raised.value) and "\x1b" not in str(raised.value)
     assert len(str(raised.value)) < 2000
+
+
+def test_a_line_has_an_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxmeter.data.csv._LONGEST", 2**10)
+    (tmp_path / "a.csv").write_text(f"a,label\n1,0\n{'1' * 5000},0\n")
+    with pytest.raises(ValueError, match=r"a\.csv.*longer than 1,024 bytes"):
+        jm.read_records(tmp_path / "a.csv")
 
 
 def test_bytes_that_are_no_text(tmp_path):
@@ -304,7 +310,7 @@ def test_a_small_file_of_one_number_repeated_cannot_take_all_memory(tmp_path):
     n = 40_000_000
     many = pa.table({"a": pa.array(np.zeros(n, np.int8)), "label": pa.array(np.zeros(n, np.int8))})
     parquet.write_table(many, tmp_path / "bomb.parquet", compression="zstd")
-    assert (tmp_path / "bomb.parquet").stat().st_size < 100_000
+    assert (tmp_path / "bomb.parquet").stat().st_size < 500_000
     with pytest.raises(ValueError, match=r"bomb\.parquet.*unpacks to .* are allowed"):
         jm.read_records(tmp_path / "bomb.parquet")
     with pytest.raises(ValueError, match="and 50 are allowed"):
@@ -318,7 +324,7 @@ def of_images(name):
         ant, image = folder / "ant", Image.fromarray(PIXELS[0])
         if name == "size":
             image.resize((7, 9)).save(ant / "a.png")
-            return "ant/0.png has mode RGB and 4 x 5|has mode RGB and 4 x 5 pixels, the first image"
+            return "ant/a.png has mode RGB and 7 x 9 pixels, the first image RGB and 4 x 5"
         if name == "mode":
             image.convert("L").save(folder / "cat" / "z.png")
             return "cat/z.png has mode L and 4 x 5 pixels, the first image RGB"
@@ -483,7 +489,7 @@ def test_convert_reads_every_format(tmp_path, capsys):
             continue
         path = write(tmp_path / f"some{ending}")
         cli.main(["convert", str(path), str(tmp_path / f"{name}.npz")])
-        assert "12 records of shape 3" in capsys.readouterr().err
+        assert "12 records of shape (3,)" in capsys.readouterr().err
         with np.load(tmp_path / f"{name}.npz") as found:
             assert sorted(found) == ["x", "y"]
             np.testing.assert_array_equal(found["x"], X)
@@ -559,7 +565,7 @@ def test_a_reader_more_is_a_file_and_a_row(tmp_path):
     text = readers.read_text()
     text = text.replace("parquet, privacy_meter\n", "parquet, privacy_meter, svmlight\n", 1)
     head, mark, tail = text.partition("READERS = (\n")
-    readers.write_text(f"{head}{mark}{row}{tail}")
+    readers.write_text(f"{head}{mark}{row.rstrip()},\n{tail}")
     (tmp_path / "a.svm").write_text("1 1:2.5 3:1\n0 2:4\n")
     (tmp_path / "bomb.svm").write_text("1 2000000000:1\n")
     (tmp_path / "use.py").write_text(

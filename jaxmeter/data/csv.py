@@ -92,6 +92,11 @@ def _complaint(path: Path, names: Sequence[str], label: str, classes: Sequence[s
     try:
         table = _table(path, dict.fromkeys(names, "string"))
     except pyarrow.ArrowInvalid as error:
+        if "straddling" in str(error):
+            return ValueError(
+                f"a line in it is longer than {_LONGEST:,} bytes, so it is damaged, or no table. "
+                "Save such records as .npz."
+            )
         return ValueError(
             f"{one_line(error)} It is damaged, or its lines have not all as many fields as the "
             "header; fields are separated by commas."

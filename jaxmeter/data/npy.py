@@ -34,7 +34,8 @@ def pair(path: Path) -> tuple[Path, Path]:
     if len(_X.findall(path.stem)) != 1:
         raise ValueError(
             "the labels' file is named like it with y in the place of x, as x.npy and y.npy or "
-            "members_x.npy and members_y.npy; its name has no such x. Rename both."
+            "members_x.npy and members_y.npy; its name has no x that stands alone, or several. "
+            "Rename both."
         )
     names = [_X.sub(letter, path.stem) + path.suffix for letter in ("y", "Y")]
     beside = path.with_name(names[0])  # X_train goes with y_train, as scikit-learn names them
