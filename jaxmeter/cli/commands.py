@@ -47,9 +47,8 @@ _Reading: Any = make_dataclass(
                 f"Format of the records. Default: by the ending. {formats()}.",
             ),
             ("scale", float, "What x is divided by, e.g. 255 for images of bytes."),
-            *(
-                option for option in options_of(READERS) if option.name != "max_bytes"
-            ),  # the model's
+            # --max-bytes of an audit is what opening the model may take.
+            *(option for option in options_of(READERS) if option.name != "max_bytes"),
         )
     ],
     frozen=True,
