@@ -34,6 +34,7 @@ from jaxmeter.auditing.audit import audit
 from jaxmeter.auditing.layers import layer_map
 from jaxmeter.auditing.references import References, Shadows
 from jaxmeter.data.privacy_meter import read_privacy_meter, write_privacy_meter
+from jaxmeter.data.readers import read_records
 from jaxmeter.data.records import Records
 from jaxmeter.data.splits import split
 from jaxmeter.gradients import directions
@@ -107,6 +108,7 @@ __all__ = [
     "of_example",
     "per_example_gradients",
     "read_privacy_meter",
+    "read_records",
     "reference",
     "released_model",
     "scores",

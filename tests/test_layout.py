@@ -13,8 +13,9 @@ from conftest import REPOSITORY
 PACKAGE = REPOSITORY / "jaxmeter"
 ROOMS = (  # from the lowest floor to the highest; files of a floor import none of its other rooms
     ("terminal", "disk", "logits", "metrics", "prng", "progress", "devices"),
-    ("target", "data", "jaxpr"),
+    ("target", "jaxpr"),
     ("gradients", "reference", "intake"),
+    ("data",),  # above intake, which alone knows frameworks: Keras has data sets, too
     ("signals",),
     ("scores", "shadow", "inference"),
     ("attacks",),

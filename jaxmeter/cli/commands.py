@@ -5,9 +5,9 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import make_dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -23,7 +23,8 @@ from rich.progress import (
 
 import jaxmeter as jm
 from jaxmeter.cli.inspect import facts_table, layers_table, sizes_text, totals
-from jaxmeter.data.npz import read_arrays, read_npz, write_npz
+from jaxmeter.data.npz import read_arrays, read_npz, write_arrays, write_npz
+from jaxmeter.data.readers import FOLDER, READERS, formats, options_of, read_pair
 from jaxmeter.data.records import DataWarning
 from jaxmeter.disk import is_litter, make_folder
 from jaxmeter.metrics import MetricWarning
@@ -32,6 +33,27 @@ from jaxmeter.terminal import console, one_line
 
 _LOG = console(stderr=True)
 _RECIPE = jm.shadow.RecipeConfig()
+_TEXT = "privacy_meter"
+
+# How records are read, as options of a command: what the table of readers says, and no more.
+_Reading: Any = make_dataclass(
+    "Reading",
+    [
+        (name, Annotated[kind | None, tyro.conf.arg(help=text)], None)
+        for name, kind, text in (
+            (
+                "format",
+                Literal[tuple(reader.name for reader in READERS)],
+                f"Format of the records. Default: by the ending. {formats()}.",
+            ),
+            ("scale", float, "What x is divided by, e.g. 255 for images of bytes."),
+            # --max-bytes of an audit is what opening the model may take.
+            *(option for option in options_of(READERS) if option.name != "max_bytes"),
+        )
+    ],
+    frozen=True,
+)
+_READING = _Reading()
 
 
 def demo(out: Path = Path("jaxmeter-demo"), seed: int = 0) -> None:
@@ -96,6 +118,7 @@ def audit(
     trust: bool = False,
     max_bytes: int | None = None,
     max_seconds: float | None = None,
+    reading: Any = _READING,
 ) -> None:
     """Audit your own model: who could tell its training records from others, and how well?
 
@@ -105,8 +128,9 @@ def audit(
 
     Args:
       target: The trained classifier: .keras, .h5, .onnx, .json or a SavedModel folder.
-      members: .npz with x [n, ...] and y [n], records the target was trained on.
-      nonmembers: .npz with x and y it was not trained on, drawn as the members were.
+      members: Records the target was trained on: .npz with x [n, ...] and y [n], or a file or
+        folder of another format.
+      nonmembers: Records it was not trained on, drawn as the members were; likewise.
       out: Folder for the report; an earlier report there is replaced.
       gradients: Layers or variables whose gradients the white box reads. Default: last layer.
       outputs: Layers whose outputs the white box reads; "logits" is always one.
@@ -131,6 +155,7 @@ def audit(
         you made.
       max_bytes: Memory that opening a model may take. Default: a limit that grows with its file.
       max_seconds: Time that opening a model may take. Default: likewise.
+      reading: How the records are read.
     """
     check_folder(out)
     model = jm.load_target(
@@ -147,10 +172,8 @@ def audit(
             f"{model.spec.source.difference:.1g}.",
             soft_wrap=True,
         )
-    records = jm.Records.of(
-        members=read_npz(members, n_classes=model.spec.n_classes),
-        nonmembers=read_npz(nonmembers, n_classes=model.spec.n_classes),
-        n_classes=model.spec.n_classes,
+    records = read_pair(
+        members, nonmembers, n_classes=model.spec.n_classes, **_chosen_options(reading)
     )
     shadows = None
     if references:
@@ -236,27 +259,32 @@ def convert(
     file: tyro.conf.Positional[Path],
     out: tyro.conf.Positional[Path],
     members: Path | None = None,
-    input_shape: tuple[int, ...] = (),
+    reading: Any = _READING,
 ) -> None:
-    """Convert records from ML Privacy Meter's text to .npz, or from .npz to its text.
+    """Convert records of any format to .npz, or from .npz to ML Privacy Meter's text.
 
-    The .npz holds x, y and is_member. Nothing is overwritten.
+    The .npz holds x and y, and of ML Privacy Meter's text is_member. Nothing is overwritten.
 
     Args:
-      file: Text, one record a line, "f1,f2,...;label" or "channel 1;channel 2;...;label"; or .npz
-        with x, y and, where the members are to be written too, is_member.
+      file: Text, one record a line, "f1,f2,...;label" or "channel 1;channel 2;...;label"; a file or
+        folder of another format; or .npz with x, y and, where the members are to be written too,
+        is_member.
       out: The .npz or the text to write.
       members: The .npy of the members' rows, read beside a text and written beside one. Default:
         the text's name with .npy after it.
-      input_shape: Shape of a record of the text, channels last; not needed for vectors and square
-        images.
+      reading: How the records are read. Default: an ending of no other format is text.
     """
     kinds = file.suffix == ".npz", out.suffix == ".npz"
     if kinds[0] == kinds[1]:
         raise ValueError(
             f"{file.name} to {out.name}: one of them must be .npz, the other ML Privacy Meter's "
-            "text."
+            "text, or records of another format to read."
         )
+    is_text = not kinds[0] and _is_text(file, reading)
+    unused = _chosen_options(reading).keys() - {"format", "input_shape"}
+    if (kinds[0] or is_text) and unused:
+        flag = min(unused).replace("_", "-")
+        raise ValueError(f"--{flag} has no use for {file.name}: its records stay as they are.")
     text = out if kinds[0] else file
     beside = members or text.with_name(f"{text.name}.npy")
     if kinds[0]:
@@ -270,10 +298,16 @@ def convert(
         records = jm.Records(x, y, known)
         jm.write_privacy_meter(out, records, None if inside is None else beside)
         written = f"{out}" if inside is None else f"{out}, {beside}"
+    elif out.exists():
+        raise FileExistsError(f"{out} is there already; nothing was written. Name another.")
+    elif not is_text:
+        x, y = jm.read_records(file, **_chosen_options(reading))
+        write_arrays(out, x=x, y=y)
+        shape = sizes_text(x.shape[1:])
+        _LOG.print(f"Wrote {out}: {len(y):,} records of shape {shape}.", soft_wrap=True)
+        return
     else:
-        if out.exists():
-            raise FileExistsError(f"{out} is there already; nothing was written. Name another.")
-        records = jm.read_privacy_meter(file, beside, input_shape or None)
+        records = jm.read_privacy_meter(file, beside, reading.input_shape)
         write_npz(out, records)
         written = f"{out}"
     _LOG.print(
@@ -281,6 +315,10 @@ def convert(
         f"{int(records.is_member.sum()):,} of them members.",
         soft_wrap=True,
     )
+
+
+for _command in (audit, convert):  # a type that no checker knows: the table of readers makes it
+    _command.__annotations__["reading"] = Annotated[_Reading, tyro.conf.OmitArgPrefixes]
 
 
 def sweep(study: tyro.conf.Positional[Path]) -> None:
@@ -328,6 +366,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         _LOG.print(f"jaxmeter: {one_line(error)}", style="red", soft_wrap=True)
         sys.exit(2)
+
+
+def _chosen_options(reading: Any) -> dict[str, Any]:
+    """What was said of the records' format."""
+    return {name: value for name, value in vars(reading).items() if value is not None}
+
+
+def _is_text(file: Path, reading: Any) -> bool:
+    """Whether records are ML Privacy Meter's text, whose files had any ending or none."""
+    if reading.format is not None:
+        return reading.format == _TEXT
+    ending = FOLDER if file.is_dir() else file.suffix.lower()
+    return not any(ending in reader.endings for reader in READERS if reader.name != _TEXT)
 
 
 def _choice(pieces: tuple[str, ...]) -> str | int | tuple[str | int, *tuple[int, ...]] | None:

@@ -8,7 +8,7 @@ import io
 import math
 import warnings
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -97,6 +97,30 @@ def read_array(file: IO[bytes], size: int) -> NDArray:
     return np.ndarray(header.shape, header.dtype, content, order=order)
 
 
+def check_room(size: int, bytes_of_files: int, max_bytes: int | None, how: str) -> None:
+    """Refuses arrays that would take far more memory than the files that they come from.
+
+    Args:
+      size: bytes of the arrays.
+      bytes_of_files: likewise.
+      max_bytes: that the arrays may take; None for 256 MiB and 100 times the files' size.
+      how: a remedy beside max_bytes.
+
+    Raises:
+      TooLarge: if they take more.
+    """
+    room = _ROOM + 100 * bytes_of_files if max_bytes is None else max_bytes
+    if size > room:
+        raise TooLarge(
+            f"it unpacks to {size:,} bytes, and {room:,} are allowed, so that a small file cannot "
+            f"take all memory. If you know where it comes from, pass max_bytes=, or {how}."
+        )
+
+
+class TooLarge(ValueError):
+    """What is said of a file whose arrays would take more memory than they may."""
+
+
 def read_arrays(
     path: Path, names: Sequence[str], *, optional: Sequence[str] = (), max_bytes: int | None = None
 ) -> dict[str, NDArray]:
@@ -118,9 +142,11 @@ def read_arrays(
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             members = _members(archive, names, optional, anew)
-            check_room(members.values(), path.stat().st_size, max_bytes)
+            total = sum(info.file_size for info in members.values())
+            how = "unpack it and save it uncompressed, with np.savez"
+            check_room(total, path.stat().st_size, max_bytes, how)
             return {name: _array(archive, name, info) for name, info in members.items()}
-    except _Complaint as complaint:
+    except (_Complaint, TooLarge) as complaint:
         reason = str(complaint)
     except MemoryError:
         reason = "its arrays do not fit into this machine's memory; read them in parts."
@@ -170,18 +196,6 @@ def _members(
     return members
 
 
-def check_room(members: Iterable[zipfile.ZipInfo], size: int, max_bytes: int | None = None) -> None:
-    """Raises for an archive of `size` bytes whose members would take far more than that."""
-    room = _ROOM + 100 * size if max_bytes is None else max_bytes
-    total = sum(info.file_size for info in members)
-    if total > room:
-        raise _Complaint(
-            f"it unpacks to {total:,} bytes, and {room:,} are allowed, so that a small file cannot "
-            "take all memory. If you know where it comes from, pass max_bytes=, or unpack it and "
-            "save it uncompressed, with np.savez."
-        )
-
-
 def _array(archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> NDArray:
     try:
         with archive.open(info) as file:
@@ -224,6 +238,12 @@ def read_npz(
     return checked(found[names[0]], found[names[1]], printable(path.name), n_classes)
 
 
+def read(path: Path, *, max_bytes: int | None = None) -> tuple[NDArray, NDArray]:
+    """The arrays `x` and `y` of an `.npz`, as they are."""
+    found = read_arrays(path, ("x", "y"), max_bytes=max_bytes)
+    return found["x"], found["y"]
+
+
 PathIn = str | PathLike[str]
 
 
@@ -233,8 +253,13 @@ def write_npz(path: PathIn, records: Records) -> None:
     Raises:
       FileExistsError: if the file is there already.
     """
+    write_arrays(path, **records._asdict())
+
+
+def write_arrays(path: PathIn, **arrays: NDArray) -> None:
+    """Writes arrays by name, as `write_npz`."""
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} is there already; nothing was written. Name another.")
     with disk.replacing(path) as file:
-        np.savez_compressed(file, **records._asdict())
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

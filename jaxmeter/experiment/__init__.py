@@ -5,6 +5,8 @@ from jaxmeter.experiment.config import Config, ShadowModels, TargetFile, expand
 from jaxmeter.experiment.datasets import (
     Cifar100,
     Digits,
+    FilePair,
+    FileRecords,
     Location30,
     NpzPair,
     NpzRecords,
@@ -26,6 +28,8 @@ __all__ = [
     "ConfigError",
     "Damage",
     "Digits",
+    "FilePair",
+    "FileRecords",
     "Launcher",
     "Location30",
     "Mlp",

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxmeter.data.npz import read_npz
+from jaxmeter.data.readers import parsed, read_pair, read_records, reader_of
 from jaxmeter.data.records import Records
 from jaxmeter.experiment.download import DownloadError, fetched, local, table
 from jaxmeter.intake.frameworks import keras as loaded_keras
@@ -93,6 +94,68 @@ class NpzPair:
     def read(self, key: jax.Array) -> Records:
         """All records, in the order of the files."""
         return Records.of(members=read_npz(self.members), nonmembers=read_npz(self.nonmembers))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecords:
+    """Records in a file or folder of any format, of which members are drawn at random.
+
+    Attributes:
+      path: the file or folder; a name where the format goes by name, as "cifar10".
+      members: how many records the target is trained on.
+      nonmembers: how many of the others are given to the audit; None for all.
+      format: as `jaxmeter.read_records` takes it; None to go by the ending.
+      options: the format's own, a name and a text each: `(("label", "income"),)`.
+      scale: what `x` is divided by, e.g. 255 for images of bytes.
+    """
+
+    path: Path
+    members: int
+    nonmembers: int | None = None
+    format: str | None = None
+    options: tuple[tuple[str, str], ...] = ()
+    scale: float = 1.0
+
+    def files(self) -> tuple[Path, ...]:
+        """All files that are read; none where the format goes by name."""
+        return reader_of(self.path, self.format).files(self.path)
+
+    def read(self, key: jax.Array) -> Records:
+        """Members and non-members, drawn by the key."""
+        options = parsed(self.options)
+        x, y = read_records(self.path, format=self.format, scale=self.scale, **options)
+        return _drawn(key, x, y, self.members, self.nonmembers, str(self.path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilePair:
+    """Records in two files or folders of any format, as `jaxmeter audit` takes them.
+
+    Attributes:
+      members: what the target is, or was, trained on.
+      nonmembers: drawn as the members were.
+      format: of both, as `jaxmeter.read_records` takes it; None to go by the endings.
+      options: the formats' own, a name and a text each: `(("label", "income"),)`.
+      scale: what `x` is divided by, e.g. 255 for images of bytes.
+    """
+
+    members: Path
+    nonmembers: Path
+    format: str | None = None
+    options: tuple[tuple[str, str], ...] = ()
+    scale: float = 1.0
+
+    def files(self) -> tuple[Path, ...]:
+        """All files that are read; none where the format goes by name."""
+        paths = (self.members, self.nonmembers)
+        return tuple(f for path in paths for f in reader_of(path, self.format).files(path))
+
+    def read(self, key: jax.Array) -> Records:
+        """All records, in the order of the files."""
+        options = parsed(self.options)
+        return read_pair(
+            self.members, self.nonmembers, format=self.format, scale=self.scale, **options
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,4 +304,6 @@ def _drawn(
     return Records.of(members=(x[inside], y[inside]), nonmembers=(x[outside], y[outside]))
 
 
-AnyData = Digits | NpzRecords | NpzPair | Cifar100 | Location30 | Purchase100
+AnyData = (
+    Digits | NpzRecords | NpzPair | FileRecords | FilePair | Cifar100 | Location30 | Purchase100
+)

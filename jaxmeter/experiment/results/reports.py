@@ -40,7 +40,8 @@ def scores(run: Finished) -> Scores:
     try:
         content = checked(run.folder, "scores.npz", run.hashes)
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            check_room(archive.infolist(), len(content))
+            unpacked = sum(info.file_size for info in archive.infolist())
+        check_room(unpacked, len(content), None, "remove the run's folder and sweep again")
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             names = [str(name) for name in file["attacks"]]
             keys = [str(key) for key in file["keys"]]
