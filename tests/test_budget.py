@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import pickle
 import re
 import sys
 import zipfile
@@ -792,6 +793,11 @@ TEXT = b"host=example.org\nuser=me\npassword=hunter2hunter2\n"
         ("members.npz", b"PK\x03\x04" + bytes(60), "another kind"),
         ("x.npy", b"\x93NUMPY\x01\x00" + bytes(60), "another kind"),
         ("other.h5", b"\x89HDF\r\n\x1a\n" + bytes(60), "another kind"),
+        *(
+            (f"p{protocol}.pkl", pickle.dumps(list(range(60)), protocol), "another kind")
+            for protocol in (2, 3, 4, 5)
+        ),
+        ("utf16.bin", ("password " * 8).encode("utf-16"), "another kind"),
         ("a/../../b", ARRAY, "outside"),
     ],
 )

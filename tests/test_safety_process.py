@@ -571,6 +571,28 @@ def test_a_process_that_waits_for_nothing_is_told_from_one_that_waits(monkeypatc
             child.kill()
 
 
+def test_no_initialiser_runs_of_a_file_that_has_the_values(tmp_path, monkeypatch):
+    """An orthogonal matrix of 8,000 takes a minute to draw."""
+    import tf_keras
+
+    from jaxmeter.intake.tensorflow import files  # imports TensorFlow
+
+    def never(*args, **kwargs):
+        raise AssertionError("drawn")
+
+    layers = tf_keras.layers
+    dense = layers.Dense(3, activation="hard_sigmoid", kernel_initializer="orthogonal")
+    model = tf_keras.Sequential([tf_keras.Input((4,)), dense])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.save(tmp_path / "m.h5")
+    monkeypatch.setattr(tf_keras.initializers.Orthogonal, "__call__", never)
+    config = json.loads(model.to_json())
+    file = {"path": str(tmp_path / "m.h5"), "kind": "hdf5", "config": config, "what": "m.h5"}
+    found = files.keras_file({**file, "weights": None, "room": 2**20, "checked": True}).model
+    np.testing.assert_array_equal(found.get_weights()[0], model.get_weights()[0])
+
+
 @LINUX
 def test_memory_that_a_graph_may_not_have_is_not_waited_for(tmp_path):
     def step(tf, z):

@@ -4,12 +4,14 @@ A canary is a file that must not be written, changed, removed or readable.
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
 import shutil
 import stat
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +31,7 @@ from jaxmeter import disk, experiment
 from jaxmeter.cli import demo
 from jaxmeter.data.npz import write_npz
 from jaxmeter.experiment import results
+from jaxmeter.experiment.results import reports
 from jaxmeter.experiment.runs import run, states
 from jaxmeter.experiment.store import locks
 from jaxmeter.experiment.store.store import Store, StoreWarning
@@ -185,6 +188,29 @@ def test_a_listing_names_runs_and_nothing_else(name, tmp_path, monkeypatch):
     place = experiment.opened(f"memory:/{root}").path
     assert {path.name for path in place.iterdir()} <= {"runs", "locks"}
     assert [path.name for path in (place / "runs").iterdir()] == [made.name]
+
+
+def test_a_file_that_is_a_folder_too_is_not_fetched(store, tmp_path, monkeypatch):
+    made = only_run(store)
+    name = f"{tmp_path.name}-both"
+    files, root = uploaded(name, made, made.name)
+    odd = f"odd-{HEX}"
+    uploaded(name, made, odd)
+    files[f"{root}/runs/{odd}/status.json/"] = files[f"{root}/runs/{odd}/status.json"]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.warns(StoreWarning, match=f"{odd} is not fetched"):
+        assert [o.run for o in experiment.status("small", f"memory:/{root}")] == [made.name]
+
+
+def test_scores_that_unpack_to_far_more_than_their_file_are_damaged(store):
+    place = only_run(store) / "scores.npz"
+    with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("is_member.npy", "w", force_zip64=True) as file:
+            for _ in range(400):
+                file.write(bytes(2**20))
+    hashes = {"scores.npz": hashlib.sha256(place.read_bytes()).hexdigest()}
+    with pytest.raises(reports.DamagedRun, match="are allowed"):
+        reports.scores(SimpleNamespace(folder=place.parent, hashes=hashes, attacks=[]))
 
 
 def test_a_stage_with_an_odd_key_is_computed_instead(config, tmp_path, monkeypatch):
