@@ -449,7 +449,7 @@ from jaxmeter import experiment
 from jaxmeter.experiment.stages import graph
 base = experiment.Config(study="s", seed=0, target=experiment.Mlp())
 made_of = (graph.data_stage, graph.target_stage, graph.examination, graph.signals_stage,
-           graph.references_stage, graph.attack_stage, graph.metrics_stage)
+           graph.references_stage, graph.attack_stage, graph.layers_stage, graph.metrics_stage)
 keys = [graph.code_version(module.__name__) for module in made_of]
 keys += [graph.code(base), experiment.name_of(base)]
 print(json.dumps(keys))
@@ -545,7 +545,7 @@ def test_a_trained_target_has_the_same_bytes_every_time(tmp_path):
 # --- Stages --------------------------------------------------------------------------------------
 
 ATTACKS = ("attack:negative loss", "attack:gradient norm")
-BELOW_SIGNALS = (*ATTACKS, "metrics")
+BELOW_SIGNALS = (*ATTACKS, "layers", "metrics")
 ALL = ("records", "target", "intake", "signals", *BELOW_SIGNALS)
 
 
@@ -554,7 +554,7 @@ ALL = ("records", "target", "intake", "signals", *BELOW_SIGNALS)
     [
         ({}, ()),
         ({"study": "other"}, ()),
-        ({"known": 20}, BELOW_SIGNALS),
+        ({"known": 20}, (*ATTACKS, "metrics")),
         ({"device_mib": 512}, ("signals",)),  # the same bytes: nothing below it
         ({"attacks": (jm.NegativeLoss(), jm.GradientNorm(), jm.ClassWise())},
          ("attack:class-wise modified entropy", "metrics")),

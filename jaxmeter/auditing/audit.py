@@ -24,13 +24,14 @@ from jaxmeter.attacks.suite import (
 )
 from jaxmeter.attacks.training_free import TRAINING_FREE
 from jaxmeter.auditing.assembly import described, versions
-from jaxmeter.auditing.layers import completed, measured_layers
+from jaxmeter.auditing.layers import completed, completed_for_references, measured_layers
 from jaxmeter.auditing.references import References, Shadows, epochs_shown, seen_by, trained
 from jaxmeter.auditing.rows import counts, declined, measured
 from jaxmeter.data.records import Records
 from jaxmeter.data.splits import split_indices
 from jaxmeter.jaxpr.memory import tree_bytes
 from jaxmeter.prng import stream
+from jaxmeter.report.layer_map import LayerMap
 from jaxmeter.report.report import Report
 from jaxmeter.scores import correctness
 from jaxmeter.shadow import stacked
@@ -192,6 +193,7 @@ def _audit(
         )
     if progress:
         progress("attacks", len(attacks), len(attacks))
+    ranking = measured_layers(parts[2].signals, parts[2].records, target.spec, parts[2].references)
     correct = correctness(signals)
     known = records.is_member[used]
     return Report(
@@ -212,9 +214,7 @@ def _audit(
             "attacks": [repr(attack) for attack in attacks],
             **described(references, seen, reference_seconds),
         },
-        layers=measured_layers(
-            parts[2].signals, parts[2].records, target.spec, parts[2].references
-        ),
+        layers=None if ranking is None else LayerMap.of(ranking),
     )
 
 
@@ -233,8 +233,8 @@ def _seen(
     else:
         model = stacked.model(references.models, 0)
     model = model.for_inputs(records.x.shape[1:])
-    wanted = [asked.resolved(model) for asked in asked_of_references(attacks, model)]
-    spec = completed(reduce(lambda a, b: a.union(b), wanted), model)
+    asked = completed_for_references(asked_of_references(attacks, model))
+    spec = reduce(lambda a, b: a.union(b), (one.resolved(model) for one in asked))
     if isinstance(references, Shadows):
         check_memory(
             model,

@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxmeter.attacks.interface import Epoch, Spread
+from jaxmeter.auditing.layers import stored_layers
 from jaxmeter.data.records import Records
 from jaxmeter.experiment.results.finished import DamagedRun, Finished, checked, document
 from jaxmeter.experiment.results.tidy_table import number
 from jaxmeter.experiment.store.files import MALFORMED
 from jaxmeter.metrics import AttackResult, MetricWarning, evaluate
+from jaxmeter.report.facts import LAYER_ARRAYS
+from jaxmeter.report.layer_map import LayerMap
 from jaxmeter.report.report import Report
 from jaxmeter.report.result import Budget, Row
 from jaxmeter.target import Source, TargetSpec
@@ -27,6 +30,7 @@ class Scores(NamedTuple):
     y: NDArray  # int [n]
     held_index: NDArray  # int [n], into the records given to the run
     by_attack: dict[str, NDArray]  # float [n] each, in the attacks' order
+    of_layers: dict[str, NDArray]  # as `report.facts.layer_arrays` gives them; {} without a map
 
 
 def scores(run: Finished) -> Scores:
@@ -41,7 +45,8 @@ def scores(run: Finished) -> Scores:
             names = [str(name) for name in file["attacks"]]
             keys = [str(key) for key in file["keys"]]
             by_attack = {name: file[key] for name, key in zip(names, keys, strict=True)}
-            found = Scores(file["is_member"], file["y"], file["held_index"], by_attack)
+            of_layers = {key: file[key] for key in LAYER_ARRAYS if key in file}
+            found = Scores(file["is_member"], file["y"], file["held_index"], by_attack, of_layers)
     except DamagedRun as damage:
         raise DamagedRun(
             f"{run.folder}: {damage}. Sweep again: it is put together again from its stages."
@@ -52,7 +57,8 @@ def scores(run: Finished) -> Scores:
             "sweep again."
         ) from error
     n = len(found.is_member)
-    lengths = {len(array) for array in (found.y, found.held_index, *by_attack.values())}
+    arrays = (found.y, found.held_index, *by_attack.values(), *(a.T for a in of_layers.values()))
+    lengths = {len(array) for array in arrays}
     if lengths != {n} or names != [row["name"] for row in run.attacks]:
         raise DamagedRun(
             f"{run.folder / 'scores.npz'} does not belong to its results.json: {n} records and "
@@ -99,6 +105,9 @@ def report(run: Finished) -> Report:
         parts = tuple(_counts(results["parts"][name]) for name in ("fit", "select", "held"))
         x = np.zeros((len(held.y), 0), np.float32)
         settings = {k: v for k, v in config["fields"].items() if k != "seed"}
+        ranking = None
+        if results.get("layers"):
+            ranking = LayerMap.of(stored_layers(results["layers"], held.of_layers, held.is_member))
         return Report(
             rows=rows,
             held=Records(x, held.y, held.is_member),
@@ -115,6 +124,7 @@ def report(run: Finished) -> Report:
             versions=tuple(run.versions.items()),
             device=run.device,
             settings={"run": run.name, **settings},
+            layers=ranking,
         )
     except (*MALFORMED, StopIteration, ValueError) as error:
         raise DamagedRun(

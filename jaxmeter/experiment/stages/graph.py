@@ -10,11 +10,13 @@ import jax
 import numpy as np
 
 from jaxmeter.attacks.suite import asked_of_references, spec_of, union_of_specs
+from jaxmeter.auditing.layers import READS, completed, completed_for_references, read_of
 from jaxmeter.experiment.config import Config, ShadowModels, TargetFile
 from jaxmeter.experiment.serialization import plain
 from jaxmeter.experiment.stages import attack as attack_stage
 from jaxmeter.experiment.stages import data as data_stage
 from jaxmeter.experiment.stages import examination
+from jaxmeter.experiment.stages import layers as layers_stage
 from jaxmeter.experiment.stages import metrics as metrics_stage
 from jaxmeter.experiment.stages import references as references_stage
 from jaxmeter.experiment.stages import signals as signals_stage
@@ -23,6 +25,7 @@ from jaxmeter.experiment.stages.data import Splits
 from jaxmeter.experiment.stages.examination import TargetLocation
 from jaxmeter.experiment.store.fingerprint import code_version, surroundings
 from jaxmeter.experiment.store.store import Entry, Store
+from jaxmeter.jaxpr.memory import tree_bytes
 from jaxmeter.scores import correctness
 from jaxmeter.shadow.architecture import Architecture, of_file
 
@@ -100,8 +103,8 @@ def make(
     asked = examination.unloaded(spec)
     reads = [spec_of(attack, asked) for attack in config.attacks]
 
-    # signals: what all attacks read
-    wanted = union_of_specs(reads, asked)
+    # signals: what all attacks read, and what the layer map does
+    wanted = completed(union_of_specs(reads, asked), asked)
 
     def extract(folder: Path) -> None:
         signals_stage.compute(
@@ -185,7 +188,39 @@ def make(
         found.append((attack, read, came))
         notes += came.notes
 
+    # layers: what each gives away by itself, where the signals say something of layers
+    held = dealt.parts[2]
+    ranking = None
+    if (of_layers := read_of(wanted)) is not None:
+
+        def rank(folder: Path) -> None:
+            rows = slice(starts[2], starts[3])
+            seen = references_stage.seen(references.folder) if references else None
+            layers_stage.rank(
+                folder,
+                signals=signals_stage.loaded(signals.folder).only(of_layers).rows(rows),
+                seen=seen and seen.rows(rows),
+                y=dealt.y[held],
+                is_member=dealt.is_member[held],
+                target=spec,
+            )
+
+        follows = {
+            "split": records_file["split"],
+            "target": made["intake"].files["target.json"],
+            "signals": signals_stage.read_files(signals.folder, signals.files, of_layers),
+        }
+        if references:
+            follows["references"] = references_stage.read_files(
+                references.folder, references.files, READS
+            )
+        entry = obtain("layers", layers_stage, (of_layers,), follows, rank)
+        ranking, said = layers_stage.ranked(entry.folder, dealt.is_member[held])
+        notes += said
+
     # metrics: every figure
+    signal_bytes = tree_bytes(signals_stage.loaded(signals.folder))
+
     def score(folder: Path) -> None:
         correct = correctness(signals_stage.loaded(signals.folder))
         known = dealt.is_member[used]
@@ -197,6 +232,8 @@ def make(
             y=dealt.y,
             parts=index,
             accuracy=(float(correct[known].mean()), float(correct[~known].mean())),
+            layers=ranking,
+            signal_bytes=signal_bytes,
             notes=notes,
         )
 
@@ -207,6 +244,8 @@ def make(
         "signals": black,
         "seed": seed,
         "found": [dict(made[f"attack:{attack.name}"].files) for attack in config.attacks],
+        "layers": dict(made["layers"].files) if "layers" in made else None,
+        "signal bytes": signal_bytes,
         "notes": notes,
     }
     described = tuple((attack, attack.fits) for attack in config.attacks)
@@ -266,7 +305,7 @@ def _plan(
             references_stage.built, what, dealt.shape, n_classes=n_classes, seed=seed
         )
         how, follows = (what,), {"classes": n_classes}
-    specs = asked_of_references(config.attacks, asked)
+    specs = completed_for_references(asked_of_references(config.attacks, asked))
     plan = references_stage.ReferencePlan(architecture, references.recipe, references.k, specs)
     return plan, how, follows
 
@@ -280,6 +319,7 @@ def code(config: Config) -> str:
         signals_stage,
         references_stage,
         attack_stage,
+        layers_stage,
         metrics_stage,
     )
     names = [module.__name__ for module in modules]
