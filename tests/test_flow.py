@@ -12,9 +12,13 @@ import pytest
 from rich.table import Table
 
 import jaxmeter as jm
-from jaxmeter import experiment
+from jaxmeter import experiment, meter
+from jaxmeter.auditing.assembly import noted
+from jaxmeter.data.records import DataWarning
 from jaxmeter.experiment.results import finished
 from jaxmeter.experiment.results import reports as run_reports
+from jaxmeter.meter.handlers import AttackerRecords
+from jaxmeter.metrics import MetricWarning
 from jaxmeter.prng import stream
 from jaxmeter.reference import NetworkConfig
 from jaxmeter.report.report import Report
@@ -47,6 +51,9 @@ CALIBRATED = (
     jm.NegativeLoss(),
     jm.CalibratedInference(network=NetworkConfig(widths=(8,), steps=16)),
 )
+
+
+QUICK = jm.FitConfig(epochs=1, members=2, folds=2)
 
 
 class Flows(NamedTuple):
@@ -84,6 +91,16 @@ def flows(request, tmp_path_factory: pytest.TempPathFactory) -> Flows:
     return Flows(audit, run_reports.report(run), run, target, records)
 
 
+@pytest.fixture(scope="module")
+def digits() -> tuple[jm.Target, jm.Records]:
+    """A tiny Keras model that has memorised 150 of scikit-learn's digits, and 300 of them."""
+    records = experiment.Digits(members=150, nonmembers=150).read(KEY)
+    members = records.rows(records.is_member)
+    recipe = experiment.Mlp(widths=(16,), training=experiment.Training(epochs=30))
+    model = recipe.trained(members.x, members.y, n_classes=10, seed=0)
+    return jm.load_target(model), records
+
+
 def columns(table: Table) -> list[str]:
     return [str(column.header) for column in table.columns]
 
@@ -94,6 +111,14 @@ def assert_same_layers(found, expected) -> None:
         np.testing.assert_array_equal(mine.result.scores, theirs.result.scores)
         assert (mine.place, mine.signal) == (theirs.place, theirs.signal)
     np.testing.assert_array_equal(found.output.scores, expected.output.scores)
+
+
+def assert_equal_scores(found, expected) -> None:
+    """Up to the rounding of float32: other records in a batch make another program."""
+    np.testing.assert_array_equal(found.is_member, expected.is_member)
+    scale = np.abs(expected.scores).max()
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5, atol=1e-5 * scale)
+    assert found.auc == pytest.approx(expected.auc, abs=2 / found.n_members**2)
 
 
 def test_a_study_finds_what_an_audit_finds(flows):
@@ -129,3 +154,63 @@ def test_a_runs_folder_holds_the_layer_map(flows):
     with np.load(flows.run.folder / "scores.npz", allow_pickle=False) as arrays:
         assert arrays["layer_scores"].shape == (len(flows.audit.layers.rows), 100)
     assert "layers" in flows.run.cost["stages"]
+
+
+class Dealt(meter.AttackData):
+    """Whose test records are an audit's held-out ones; the attacker knows the others."""
+
+    def __init__(self, records: jm.Records, held: np.ndarray) -> None:
+        members = records.rows(records.is_member)
+        super().__init__(records.x, records.y, members.x, members.y, 20, 50)
+        known = np.setdiff1d(np.arange(len(records.y)), held)
+        self.parts = AttackerRecords(records.rows(known), records.rows(held))
+
+    def dealt(self) -> AttackerRecords:
+        return self.parts
+
+
+def test_ml_privacy_meters_words_end_in_the_same_report(digits, tmp_path):
+    target, records = digits
+    attacks = (jm.Learned(config=QUICK), jm.NegativeLoss(), jm.GradientNorm())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MetricWarning)
+        audit = jm.audit(target, records, key=KEY, attacks=attacks)
+        data = Dealt(records, audit.held_index)
+        attack = meter.initialize(
+            *(target, target, data, data), model_name="white box", epochs=2, logs=tmp_path,
+            gradients_to_exploit=[2], layers_to_exploit=["logits"],
+        )  # fmt: skip
+        attack.train_attack()
+        report = attack.test_attack(files=False)
+    assert [row.name for row in report.rows] == [row.name for row in audit.rows]
+    for mine, theirs in zip(report.rows[1:], audit.rows[1:], strict=True):
+        assert_equal_scores(mine.result, theirs.result)
+    found, expected = (
+        {(row.place, row.signal): row.result for row in one.layers.rows} for one in (report, audit)
+    )
+    assert found.keys() == expected.keys() and len(found) == 2
+    for name, result in found.items():
+        assert_equal_scores(result, expected[name])
+    assert_equal_scores(report.layers.output, audit.layers.output)
+    assert (report.layers.layers, report.layers.models) == (audit.layers.layers, 0)
+    assert columns(report.table()) == columns(audit.table())
+    found, expected = report.facts(), audit.facts()
+    assert found.keys() == expected.keys()
+    for mine, theirs in zip(found["attacks"], expected["attacks"], strict=True):
+        assert mine.keys() == theirs.keys() and mine["budget"].keys() == theirs["budget"].keys()
+        assert mine["budget"]["reads"] == theirs["budget"]["reads"]
+    del found["target"]["accuracy"], expected["target"]["accuracy"]  # of the records of the test
+    assert found["target"] == expected["target"]
+    assert found["signals"]["seconds"] > 0 and found["device"]
+
+
+def test_warnings_are_notes_and_reach_the_caller():
+    def step() -> list[str]:
+        with noted() as notes:
+            warnings.warn("said", DataWarning, stacklevel=1)
+        return notes
+
+    with pytest.warns(DataWarning, match="^said$") as caught:
+        assert step() == ["said"]
+    assert [warning.filename for warning in caught] == [__file__]
+    assert caught[0].lineno == step.__code__.co_firstlineno + 6

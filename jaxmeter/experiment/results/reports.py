@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxmeter.attacks.interface import Epoch, Spread
+from jaxmeter.auditing.assembly import assembled
 from jaxmeter.auditing.layers import stored_layers
 from jaxmeter.data.records import Records
 from jaxmeter.experiment.results.finished import DamagedRun, Finished, checked, document
@@ -16,7 +17,6 @@ from jaxmeter.experiment.results.tidy_table import number
 from jaxmeter.experiment.store.files import MALFORMED
 from jaxmeter.metrics import AttackResult, MetricWarning, evaluate
 from jaxmeter.report.facts import LAYER_ARRAYS
-from jaxmeter.report.layer_map import LayerMap
 from jaxmeter.report.report import Report
 from jaxmeter.report.result import Budget, Row
 from jaxmeter.target import Source, TargetSpec
@@ -107,8 +107,8 @@ def report(run: Finished) -> Report:
         settings = {k: v for k, v in config["fields"].items() if k != "seed"}
         ranking = None
         if results.get("layers"):
-            ranking = LayerMap.of(stored_layers(results["layers"], held.of_layers, held.is_member))
-        return Report(
+            ranking = stored_layers(results["layers"], held.of_layers, held.is_member)
+        return assembled(
             rows=rows,
             held=Records(x, held.y, held.is_member),
             held_index=held.held_index,
@@ -121,7 +121,7 @@ def report(run: Finished) -> Report:
             signal_seconds=number((stages.get("signals") or {}).get("seconds")) or 0.0,
             signal_bytes=int((results.get("signals") or {}).get("bytes") or 0),
             notes=tuple(results["notes"]),
-            versions=tuple(run.versions.items()),
+            packages=tuple(run.versions.items()),
             device=run.device,
             settings={"run": run.name, **settings},
             layers=ranking,

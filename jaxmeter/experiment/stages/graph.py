@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxmeter.attacks.suite import asked_of_references, spec_of, union_of_specs
+from jaxmeter.auditing.assembly import accuracy_of
 from jaxmeter.auditing.layers import READS, completed, completed_for_references, read_of
 from jaxmeter.experiment.config import Config, ShadowModels, TargetFile
 from jaxmeter.experiment.serialization import plain
@@ -26,7 +26,6 @@ from jaxmeter.experiment.stages.examination import TargetLocation
 from jaxmeter.experiment.store.fingerprint import code_version, surroundings
 from jaxmeter.experiment.store.store import Entry, Store
 from jaxmeter.jaxpr.memory import tree_bytes
-from jaxmeter.scores import correctness
 from jaxmeter.shadow.architecture import Architecture, of_file
 
 Progress = Callable[[str, int, int], None]
@@ -222,8 +221,6 @@ def make(
     signal_bytes = tree_bytes(signals_stage.loaded(signals.folder))
 
     def score(folder: Path) -> None:
-        correct = correctness(signals_stage.loaded(signals.folder))
-        known = dealt.is_member[used]
         metrics_stage.score(
             folder,
             attacks=found,
@@ -231,7 +228,7 @@ def make(
             is_member=dealt.is_member,
             y=dealt.y,
             parts=index,
-            accuracy=(float(correct[known].mean()), float(correct[~known].mean())),
+            accuracy=accuracy_of(signals_stage.loaded(signals.folder), dealt.is_member[used]),
             layers=ranking,
             signal_bytes=signal_bytes,
             notes=notes,
@@ -344,8 +341,3 @@ def modules_of(part: Any) -> Iterator[str]:
 
 def _files(part: Any) -> tuple[Path, ...]:
     return part.files() if hasattr(part, "files") else ()
-
-
-def device() -> str:
-    """What JAX computes on in this process."""
-    return ", ".join(map(str, jax.local_devices()))
