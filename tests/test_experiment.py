@@ -292,6 +292,12 @@ def test_stages_follow_from_what_they_import():
         not {"report/page.py", "report/report.py", "intake/keras/target.py", "signals/storage.py"}
         & attacking
     )
+    ranking = counted("jaxmeter.experiment.stages.layers")
+    assert "auditing/layers.py" in ranking
+    trains_or_shows = {"auditing/references.py", "shadow/training.py", "report/layer_map.py"}
+    assert not trains_or_shows & ranking
+    training = counted("jaxmeter.experiment.stages.references")
+    assert not {"auditing/layers.py", "attacks/suite.py"} & training
     assert "intake/keras/target.py" in counted("jaxmeter.experiment.stages.examination")
 
 

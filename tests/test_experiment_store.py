@@ -408,7 +408,7 @@ def test_gc_lists_and_removes_what_no_kept_run_refers_to(config, tmp_path):
             experiment.gc(store, keep=[kept.name], remove=True)
     assert experiment.gc(store, keep=[kept.name], remove=True) == useless
     assert not any(path.exists() for path in useless) and other.is_dir()
-    assert len(list(maintenance.entries(store))) == 6
+    assert len(list(maintenance.entries(store))) == 7
     before = files(other)
     shutil.rmtree(other)
     assert len(run.attempt(replace(config, known=20), store).computed) == 3
