@@ -31,7 +31,7 @@ from jaxmeter.attacks.white_box import (
     CalibratedInferenceSupervised,
 )
 from jaxmeter.auditing.audit import audit
-from jaxmeter.auditing.layers import layer_map
+from jaxmeter.auditing.layer_map import layer_map
 from jaxmeter.auditing.references import References, Shadows
 from jaxmeter.data.privacy_meter import read_privacy_meter, write_privacy_meter
 from jaxmeter.data.readers import read_records

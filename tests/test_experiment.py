@@ -292,6 +292,12 @@ def test_stages_follow_from_what_they_import():
         not {"report/page.py", "report/report.py", "intake/keras/target.py", "signals/storage.py"}
         & attacking
     )
+    ranking = counted("jaxmeter.experiment.stages.layers")
+    assert "auditing/layers.py" in ranking
+    trains_or_shows = {"auditing/references.py", "shadow/training.py", "report/layer_map.py"}
+    assert not trains_or_shows & ranking
+    training = counted("jaxmeter.experiment.stages.references")
+    assert not {"auditing/layers.py", "attacks/suite.py"} & training
     assert "intake/keras/target.py" in counted("jaxmeter.experiment.stages.examination")
 
 
@@ -449,7 +455,7 @@ from jaxmeter import experiment
 from jaxmeter.experiment.stages import graph
 base = experiment.Config(study="s", seed=0, target=experiment.Mlp())
 made_of = (graph.data_stage, graph.target_stage, graph.examination, graph.signals_stage,
-           graph.references_stage, graph.attack_stage, graph.metrics_stage)
+           graph.references_stage, graph.attack_stage, graph.layers_stage, graph.metrics_stage)
 keys = [graph.code_version(module.__name__) for module in made_of]
 keys += [graph.code(base), experiment.name_of(base)]
 print(json.dumps(keys))
@@ -545,7 +551,7 @@ def test_a_trained_target_has_the_same_bytes_every_time(tmp_path):
 # --- Stages --------------------------------------------------------------------------------------
 
 ATTACKS = ("attack:negative loss", "attack:gradient norm")
-BELOW_SIGNALS = (*ATTACKS, "metrics")
+BELOW_SIGNALS = (*ATTACKS, "layers", "metrics")
 ALL = ("records", "target", "intake", "signals", *BELOW_SIGNALS)
 
 
@@ -554,7 +560,7 @@ ALL = ("records", "target", "intake", "signals", *BELOW_SIGNALS)
     [
         ({}, ()),
         ({"study": "other"}, ()),
-        ({"known": 20}, BELOW_SIGNALS),
+        ({"known": 20}, (*ATTACKS, "metrics")),
         ({"device_mib": 512}, ("signals",)),  # the same bytes: nothing below it
         ({"attacks": (jm.NegativeLoss(), jm.GradientNorm(), jm.ClassWise())},
          ("attack:class-wise modified entropy", "metrics")),

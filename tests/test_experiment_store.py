@@ -221,7 +221,7 @@ def test_a_finished_run_that_was_edited_is_put_together_again(config, tmp_path):
     for name in (*SAME, "status.json"):
         (folder / name).write_bytes((folder / name).read_bytes().replace(b"1", b"2") + b" ")
         made = run.attempt(config, store)
-        assert made.state == "done" and not made.computed and len(made.cached) == 6
+        assert made.state == "done" and not made.computed and len(made.cached) == 7
         assert files(folder) == expected
     assert any("was changed since it was written" in text for text in said)
 
@@ -408,7 +408,7 @@ def test_gc_lists_and_removes_what_no_kept_run_refers_to(config, tmp_path):
             experiment.gc(store, keep=[kept.name], remove=True)
     assert experiment.gc(store, keep=[kept.name], remove=True) == useless
     assert not any(path.exists() for path in useless) and other.is_dir()
-    assert len(list(maintenance.entries(store))) == 6
+    assert len(list(maintenance.entries(store))) == 7
     before = files(other)
     shutil.rmtree(other)
     assert len(run.attempt(replace(config, known=20), store).computed) == 3
@@ -458,7 +458,7 @@ def test_a_store_at_a_url_is_shared_by_working_copies(config, tmp_path, monkeypa
 
     here("one")
     first = run.attempt(config, url)
-    assert len(first.computed) == 6
+    assert len(first.computed) == 7
     expected = files(experiment.opened(url).runs / first.run)
     here("two")  # another machine: the run is there, nothing is computed
     again = run.attempt(config, url)
@@ -478,13 +478,13 @@ def test_a_store_at_a_url_is_shared_by_working_copies(config, tmp_path, monkeypa
     said: list[str] = []
     store = experiment.opened(url, said.append)
     again = run.attempt(config, store)
-    assert again.computed == ("records", "signals") and len(again.cached) == 4
+    assert again.computed == ("records", "signals") and len(again.cached) == 5
     assert files(store.runs / first.run) == expected
     assert len(said) == 1 and "is damaged and is computed again" in said[0]
 
     here("six")  # what was broken off or damaged there is whole again
     there.rm(f"{root}/runs", recursive=True)
-    assert len(run.attempt(config, url).cached) == 6
+    assert len(run.attempt(config, url).cached) == 7
 
     there.rm(f"{root}/runs", recursive=True)  # stopped between its end and the upload
     assert run.attempt(config, url).cached == () and there.exists(f"{root}/runs/{first.run}")

@@ -237,7 +237,9 @@ def test_of_membership_drawn_anew_nothing_is_found(with_references, signals, see
     for seed in range(draws):
         drawn = np.random.default_rng(seed).permutation(data.is_member)
         records = data._replace(is_member=drawn)
-        found = measured_layers(signals, records, target.spec, seen if with_references else None)
+        found = LayerMap.of(
+            measured_layers(signals, records, target.spec, seen if with_references else None)
+        )
         assert found.models == K * with_references
         intervals = [row.result.auc_interval() for row in found.rows]
         missed += sum(not low <= 0.5 <= high for low, high in intervals)

@@ -1,9 +1,7 @@
 """One audit: from a target and records to a report."""
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial, reduce
 from typing import Literal
 
@@ -23,22 +21,22 @@ from jaxmeter.attacks.suite import (
     union_of_specs,
 )
 from jaxmeter.attacks.training_free import TRAINING_FREE
-from jaxmeter.auditing.assembly import described, versions
-from jaxmeter.auditing.layers import completed, measured_layers
+from jaxmeter.auditing.assembly import accuracy_of, assembled, noted
+from jaxmeter.auditing.layers import completed, completed_for_references, measured_layers
 from jaxmeter.auditing.references import References, Shadows, epochs_shown, seen_by, trained
-from jaxmeter.auditing.rows import counts, declined, measured
+from jaxmeter.auditing.rows import counts, measured
 from jaxmeter.data.records import Records
 from jaxmeter.data.splits import split_indices
 from jaxmeter.jaxpr.memory import tree_bytes
 from jaxmeter.prng import stream
 from jaxmeter.report.report import Report
-from jaxmeter.scores import correctness
+from jaxmeter.report.result import Row
 from jaxmeter.shadow import stacked
 from jaxmeter.shadow.extraction import check_memory
 from jaxmeter.signals.extraction import check_records, extract
 from jaxmeter.signals.planning import DEVICE_BUDGET
-from jaxmeter.signals.spec import SignalSpec
-from jaxmeter.target import Target
+from jaxmeter.signals.spec import ResolvedSpec, SignalSpec
+from jaxmeter.target import Target, TargetSpec
 
 Progress = Callable[[str, int, int], None]
 
@@ -94,9 +92,8 @@ def audit(
     >>> report.rows[0].name, report.rows[0].result.n_members
     ('negative loss', 20)
     """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        report = _audit(
+    with noted() as notes:
+        finish = _steps(
             target,
             records,
             key,
@@ -108,14 +105,10 @@ def audit(
             host_budget,
             progress,
         )
-    notes = [str(warning.message) for warning in caught]
-    notes += declined(report.rows)
-    for warning in caught:  # the caller's own filters decide what becomes of them
-        warnings.warn(warning.message, warning.category, stacklevel=2)
-    return replace(report, notes=tuple(dict.fromkeys(notes)))
+    return finish(notes=notes)
 
 
-def _audit(
+def _steps(
     target: Target,
     records: Records,
     key: jax.Array,
@@ -126,7 +119,8 @@ def _audit(
     device_budget: int,
     host_budget: int | None,
     progress: Progress | None,
-) -> Report:
+) -> Callable[..., Report]:
+    """All steps but the last, which takes the notes."""
     if attacks is None:
         with_references = () if references is None else WITH_REFERENCES
         learned = Learned(spec=SignalSpec()), Learned()
@@ -170,52 +164,58 @@ def _audit(
         Evidence(records.rows(index), signals.rows(rows), seen and seen.rows(rows))
         for index, rows in zip(indices, slices, strict=True)
     ]
+    held = parts[2]
+    return partial(
+        assembled,
+        rows=_rows(key, attacks, reads, parts, target.spec, progress),
+        held=held.records,
+        held_index=indices[2],
+        parts=tuple(counts(part.records.is_member) for part in parts),  # type: ignore[arg-type]
+        target=target.spec,
+        accuracy=accuracy_of(signals, records.is_member[used]),
+        layers=measured_layers(held.signals, held.records, target.spec, held.references),
+        seed=seed,
+        settings={
+            "fractions": list(fractions),
+            "overlap": overlap,
+            "attacks": [repr(attack) for attack in attacks],
+            **_described(references, seen, reference_seconds),
+        },
+        signal_seconds=signal_seconds,
+        signal_bytes=signal_bytes,
+    )
+
+
+def _rows(
+    key: jax.Array,
+    attacks: Sequence[AttackConfig],
+    reads: Sequence[ResolvedSpec | None],
+    parts: Sequence[Evidence],
+    target: TargetSpec,
+    progress: Progress | None,
+) -> list[Row]:
+    """Every attack run and measured, in order."""
     rows = []
-    truth = [part.records.is_member for part in parts]
+    seen = parts[2].references
     for i, (attack, spec) in enumerate(zip(attacks, reads, strict=True)):
         if progress:
             progress("attacks", i, len(attacks))
         start = time.perf_counter()
         found = run_attack(key, attack, spec, *parts)
-        seconds = time.perf_counter() - start
-        needs = attack.needs_references
         rows.append(
             measured(
                 attack,
                 found,
                 spec=spec,
-                target=target.spec,
-                truth=truth,
-                seconds=seconds,
-                models=len(seen.was_member) if seen and needs else 0,
+                target=target,
+                truth=[part.records.is_member for part in parts],
+                seconds=time.perf_counter() - start,
+                models=len(seen.was_member) if seen and attack.needs_references else 0,
             )
         )
     if progress:
         progress("attacks", len(attacks), len(attacks))
-    correct = correctness(signals)
-    known = records.is_member[used]
-    return Report(
-        rows=tuple(rows),
-        held=parts[2].records,
-        held_index=indices[2],
-        parts=tuple(map(counts, truth)),  # type: ignore[arg-type]
-        target=target.spec,
-        accuracy=(float(correct[known].mean()), float(correct[~known].mean())),
-        seed=seed,
-        signal_seconds=signal_seconds,
-        signal_bytes=signal_bytes,
-        versions=versions(),
-        device=", ".join(str(device) for device in jax.local_devices()),
-        settings={
-            "fractions": list(fractions),
-            "overlap": overlap,
-            "attacks": [repr(attack) for attack in attacks],
-            **described(references, seen, reference_seconds),
-        },
-        layers=measured_layers(
-            parts[2].signals, parts[2].records, target.spec, parts[2].references
-        ),
-    )
+    return rows
 
 
 def _seen(
@@ -233,8 +233,8 @@ def _seen(
     else:
         model = stacked.model(references.models, 0)
     model = model.for_inputs(records.x.shape[1:])
-    wanted = [asked.resolved(model) for asked in asked_of_references(attacks, model)]
-    spec = completed(reduce(lambda a, b: a.union(b), wanted), model)
+    asked = completed_for_references(asked_of_references(attacks, model))
+    spec = reduce(lambda a, b: a.union(b), (one.resolved(model) for one in asked))
     if isinstance(references, Shadows):
         check_memory(
             model,
@@ -253,3 +253,16 @@ def _seen(
         host_budget=host_budget,
         progress=progress and partial(progress, "reference signals"),
     )
+
+
+def _described(
+    references: References | Shadows | None, seen: ReferenceSignals | None, seconds: float
+) -> dict[str, str]:
+    """What reference models there were, for the report's settings."""
+    if references is None or seen is None:
+        return {}
+    how = "given"
+    if isinstance(references, Shadows):
+        source = references.architecture.target.spec.source.origin
+        how = f"trained as {source} by {references.recipe!r}"
+    return {"references": f"{len(seen.was_member)} models, {how}, {seconds:.1f} s"}

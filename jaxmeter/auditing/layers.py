@@ -1,28 +1,20 @@
-"""Which layer of a target gives away how much: signals of each, measured and ranked."""
+"""The step that ranks layers: what each layer's signals give away by themselves."""
 
-import functools
 import re
 import warnings
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
 from jaxmeter.attacks.interface import ReferenceSignals
 from jaxmeter.attacks.white_box import Signal, by_place
-from jaxmeter.attacks.with_references import warn_if_unlike
-from jaxmeter.auditing.references import References, Shadows, epochs_shown, seen_by, trained
 from jaxmeter.data.records import Records
-from jaxmeter.data.splits import unambiguous
 from jaxmeter.metrics import AttackResult, MetricWarning, evaluate
 from jaxmeter.reference.calibration import calibrate, separation
 from jaxmeter.reference.inputs import ReferenceWarning
-from jaxmeter.report.layer_map import LayerMap
-from jaxmeter.report.result import Kind, LayerSignal
-from jaxmeter.signals.extraction import check_records, extract
-from jaxmeter.signals.planning import DEVICE_BUDGET
+from jaxmeter.report.result import Kind, LayerRanking, LayerSignal
 from jaxmeter.signals.spec import ResolvedSpec, Signals, SignalSpec
 from jaxmeter.target import LOGITS, Target, TargetSpec, layer_of
 from jaxmeter.terminal import printable
@@ -37,103 +29,32 @@ READS = SignalSpec(
 )
 
 
-def layer_map(
-    target: Target,
-    records: Records,
-    references: References | Shadows | None = None,
-    *,
-    key: jax.Array | None = None,
-    overlap: Literal["error", "drop"] = "error",
-    device_budget: int = DEVICE_BUDGET,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> LayerMap:
-    """Ranks a target's layers by what activations, gradients and gradient norms give away.
-
-    One number a record and layer of each kind, with a sign that is fixed beforehand (see
-    `LayerSignal`), is scored and measured by itself. Membership is looked at only to measure, so
-    all records serve. What several layers give away together is `jaxmeter.CalibratedInference`'s
-    to say.
-
-    Args:
-      target: the classifier under audit.
-      records: records of known membership, members and non-members drawn alike.
-      references: models like the target, or how to train some on the records. The score is then
-        the log-likelihood ratio of `reference.calibrate`, with shared variances; of records that
-        none of them saw, how far the signal is above what they say.
-      key: PRNG key, consumed; for `Shadows`.
-      overlap: what to do if a record is given both as member and as non-member, see `split`.
-      device_budget: bytes on the device for target, batch and intermediate arrays.
-      progress: called as `progress(stage, done, total)`.
-
-    Returns:
-      A `LayerMap`, with `table()`, `figure()` and `facts()`.
-
-    Raises:
-      ValueError: for records that do not fit the target or are given both as member and as
-        non-member, a target without trainable variables, reference models of other layers, or
-        `Shadows` without a key.
-
-    >>> import jaxmeter as jm
-    >>> net = jm.from_function(lambda p, s, x: x @ p["out/kernel"], {"out/kernel": np.eye(3, 2)})
-    >>> x, y = np.random.default_rng(0).normal(size=(80, 3)), np.arange(80) % 2
-    >>> records = jm.Records.of(members=(x[:40], y[:40]), nonmembers=(x[40:], y[40:]))
-    >>> sorted((row.place, row.signal) for row in jm.layer_map(net, records).rows)
-    [('out', 'gradient'), ('out', 'gradient norm')]
-    """
-    if isinstance(references, Shadows) and key is None:
-        raise ValueError(
-            "reference models are to be trained, which takes random numbers: pass "
-            "key=jax.random.key(0)."
-        )
-    target = target.for_inputs(np.shape(records.x)[1:])
-    if not target.spec.variables:
-        raise ValueError("the target has no trainable variables, so there are no layers to rank.")
-    check_records(target, records)
-    keep = unambiguous(records, overlap)
-    records = records if keep.all() else records.rows(np.flatnonzero(keep))
-
-    def stage(name: str) -> Callable[[int, int], None] | None:
-        return progress and functools.partial(progress, name)
-
-    signals = extract(
-        target, records, READS, device_budget=device_budget, progress=stage("signals")
-    )
-    seen = None
-    if references is not None:
-        if isinstance(references, Shadows):
-            assert key is not None
-            references = trained(key, references, records, epochs_shown(progress))
-        seen = seen_by(
-            references,
-            records,
-            READS,
-            device_budget=device_budget,
-            progress=stage("reference signals"),
-        )
-        own, theirs = (by_place("log odds", s, records.y)[""] for s in (signals, seen.signals))
-        warn_if_unlike("log odds", own, theirs)
-    found = measured_layers(signals, records, target.spec, seen)
-    if references is not None and found is not None and not found.models:
-        raise ValueError(
-            "the reference models have other layers than the target, so that these cannot be "
-            "compared one by one; give models of the target's architecture."
-        )
-    if found is None:
-        raise ValueError(
-            "fewer than two signals of layers are finite, so that there is nothing to rank."
-        )
-    return found
-
-
 def completed(spec: ResolvedSpec, target: Target) -> ResolvedSpec:
     """With all that a layer map reads, where the costly part is read anyway: every gradient."""
     return spec.union(READS.resolved(target)) if "alignment" in spec.scalars else spec
 
 
+def completed_for_references(specs: Sequence[SignalSpec]) -> tuple[SignalSpec, ...]:
+    """Likewise what is asked of reference models, before their layers' names are known."""
+    costly = any("alignment" in spec.scalars for spec in specs)
+    return (*specs, READS) if costly else tuple(specs)
+
+
+def read_of(spec: ResolvedSpec) -> ResolvedSpec | None:
+    """What a layer map reads of signals of this spec; None where they hold nothing of layers."""
+    scalars = tuple(kind for kind in READS.scalars if kind in spec.scalars)
+    if not (scalars or spec.norms):
+        return None
+    outputs = tuple(name for name in spec.outputs if name == LOGITS)
+    return ResolvedSpec(
+        outputs=outputs, gradients=(), norms=spec.norms, loss=False, label=False, scalars=scalars
+    )
+
+
 def measured_layers(
     signals: Signals, records: Records, target: TargetSpec, seen: ReferenceSignals | None = None
-) -> LayerMap | None:
-    """The map of what the signals hold of it; None where there is nothing to rank.
+) -> LayerRanking | None:
+    """The ranking by what the signals hold of it; None where there is nothing to rank.
 
     Args:
       signals: of the records.
@@ -176,7 +97,7 @@ def measured_layers(
         return None
     rows.sort(key=lambda row: -row.result.auc)
     present = {row.layer for row in rows}
-    return LayerMap(
+    return LayerRanking(
         rows=tuple(rows),
         layers=tuple(layer for layer in target.trainable_layers if layer in present),
         output=_output(signals, y, is_member, seen),
@@ -258,3 +179,29 @@ def _evaluated(score: NDArray, is_member: NDArray) -> AttackResult:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MetricWarning)
         return evaluate(score, is_member)
+
+
+def stored_layers(
+    facts: Mapping[str, Any], arrays: Mapping[str, NDArray], is_member: NDArray
+) -> LayerRanking:
+    """The ranking of which these are the facts and the arrays; see `report.facts.layer_arrays`.
+
+    Raises:
+      KeyError, TypeError, ValueError: if they lack something or do not belong together.
+    """
+    scores, output = arrays["layer_scores"], arrays.get("output_scores")
+    rows = tuple(
+        LayerSignal(
+            layer=row["layer"],
+            signal=row["signal"],
+            variable=row["variable"],
+            result=_evaluated(score, is_member),
+        )
+        for row, score in zip(facts["signals"], scores, strict=True)
+    )
+    return LayerRanking(
+        rows=rows,
+        layers=tuple(facts["layers"]),
+        output=None if output is None else _evaluated(output, is_member),
+        models=facts["models"],
+    )

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from jaxmeter.auditing.assembly import noted
 from jaxmeter.auditing.rows import counts
 from jaxmeter.data.records import Records
 from jaxmeter.data.splits import split
@@ -128,6 +129,7 @@ class initialize:  # noqa: N801 (that tool's name)
         self.report: Report | None = None
         self._places: Any = None
         self._trained: Any = None
+        self._notes: list[str] = []
 
     @property
     def run(self) -> str:
@@ -154,7 +156,7 @@ class initialize:  # noqa: N801 (that tool's name)
                 stream(self.key, "select"), self.known, (1 - _SELECT, _SELECT), overlap="drop"
             )
             start = time.perf_counter()
-            with jax.default_device(self.device):
+            with jax.default_device(self.device), noted() as self._notes:
                 target = self.train_model.target.for_inputs(self.known.x.shape[1:])
                 every = _every(target, self.spec)
                 fit_signals, select_signals = (
@@ -178,6 +180,7 @@ class initialize:  # noqa: N801 (that tool's name)
                 target=target,
                 fitted=self.fitted,
                 truth=(parts[0].is_member, parts[1].is_member),
+                select_records=parts[1],
                 select=select_signals,
                 select_scores=np.asarray(scores, np.float64),
                 seconds=time.perf_counter() - start,
@@ -217,20 +220,25 @@ class initialize:  # noqa: N801 (that tool's name)
                 outside,
                 f"; {self.removed} that the attacker knows were left out" if self.removed else "",
             )
-            mine = self._signals_of_test()
-            scores = np.asarray(
-                self.attack.score(self.fitted.params, _renamed(mine, self.spec, self.names)),
-                np.float64,
-            )
-            self.report = reporting.reported(
-                self._trained,
-                self.attack_model.target.for_inputs(self.test.x.shape[1:]),
-                self.test,
-                mine,
-                scores,
-                settings=self.settings,
-                device=str(self.device or jax.local_devices()[0]),
-            )
+            with noted() as notes:
+                start = time.perf_counter()
+                mine = self._signals_of_test()
+                seconds = time.perf_counter() - start
+                scores = np.asarray(
+                    self.attack.score(self.fitted.params, _renamed(mine, self.spec, self.names)),
+                    np.float64,
+                )
+                finish = reporting.reported(
+                    self._trained,
+                    self.attack_model.target.for_inputs(self.test.x.shape[1:]),
+                    self.test,
+                    mine,
+                    scores,
+                    seconds=seconds,
+                    settings=self.settings,
+                    device=str(self.device or jax.local_devices()[0]),
+                )
+            self.report = finish(notes=[*self._notes, *notes])
             result = self.report.rows[0].result
             low, high = result.auc_interval()
             log.info(

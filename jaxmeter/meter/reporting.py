@@ -1,16 +1,20 @@
 """A tested attack as a `Report`, and as the files of its run."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from jaxmeter.attacks.interface import AttackOutput, Epoch
+from jaxmeter.attacks.interface import AttackOutput, Epoch, Evidence
+from jaxmeter.attacks.suite import spec_of
 from jaxmeter.attacks.training_free import GradientNorm, NegativeLoss
-from jaxmeter.auditing.assembly import versions
-from jaxmeter.auditing.rows import counts, declined, measured
+from jaxmeter.auditing.assembly import accuracy_of, assembled
+from jaxmeter.auditing.layers import measured_layers
+from jaxmeter.auditing.rows import counts, measured
 from jaxmeter.data.records import Records
 from jaxmeter.inference.attack import Fitted
 from jaxmeter.jaxpr.memory import tree_bytes
@@ -20,7 +24,6 @@ from jaxmeter.report import findings
 from jaxmeter.report.figures import gradient_norms
 from jaxmeter.report.figures.roc import roc_figure
 from jaxmeter.report.report import Report
-from jaxmeter.scores import correctness
 from jaxmeter.signals.spec import ResolvedSpec, Signals
 from jaxmeter.target import Target
 
@@ -34,7 +37,8 @@ class TrainedTarget(NamedTuple):
       target: the classifier it was fitted on.
       fitted: the fit.
       truth: membership of the records that it was fitted on, and of those that chose the epoch.
-      select: all signals of the latter.
+      select_records: the latter.
+      select: all signals of them.
       select_scores: the attack's scores of them.
       seconds: extracting and fitting took.
     """
@@ -44,6 +48,7 @@ class TrainedTarget(NamedTuple):
     target: Target
     fitted: Fitted
     truth: tuple[NDArray, NDArray]
+    select_records: Records
     select: Signals
     select_scores: NDArray
     seconds: float
@@ -64,10 +69,13 @@ def reported(
     signals: Signals,
     scores: NDArray,
     *,
+    seconds: float,
     settings: dict[str, Any],
     device: str,
-) -> Report:
+) -> Callable[..., Report]:
     """The attack's row, the loss threshold's and the gradient norm's, on the test records.
+
+    What comes back takes the notes and gives the report.
 
     Args:
       trained: what was fitted.
@@ -75,13 +83,14 @@ def reported(
       test: its records.
       signals: all signals of them.
       scores: the attack's scores of them, `[n]`.
+      seconds: extracting their signals took.
       settings: as the page shows them.
       device: likewise.
     """
     epochs = enumerate(zip(*trained.fitted.history[:3], strict=True))
     history = tuple(Epoch(i, *map(float, epoch)) for i, epoch in epochs)
     best = trained.fitted.best_epoch
-    tried: list[tuple[Any, AttackOutput, ResolvedSpec, float]] = [
+    tried: list[tuple[Any, AttackOutput, ResolvedSpec | None, float]] = [
         (
             _NamedScores(trained.name),
             AttackOutput(trained.select_scores, scores, history, best),
@@ -89,32 +98,31 @@ def reported(
             trained.seconds,
         )
     ]
+    key = jax.random.key(0)  # both attacks leave nothing to chance
+    select, held = Evidence(trained.select_records, trained.select), Evidence(test, signals)
     for attack in (NegativeLoss(), *([GradientNorm()] if signals.gradient_norms else [])):
-        score = type(attack).score
-        spec = attack.reads(target)
-        assert spec is not None
-        found = AttackOutput(score(trained.select), score(signals))
-        tried.append((attack, found, spec.resolved(trained.target), 0.0))
+        spec = spec_of(attack, trained.target)
+        found = attack.run(key, select, select, held)  # neither is fitted
+        tried.append((attack, found, spec, 0.0))
     truth = [*trained.truth, test.is_member]
     rows = [
-        measured(attack, found, spec=spec, target=trained.target.spec, truth=truth, seconds=seconds)
-        for attack, found, spec, seconds in tried
+        measured(attack, found, spec=spec, target=trained.target.spec, truth=truth, seconds=took)
+        for attack, found, spec, took in tried
     ]
-    correct, held = correctness(signals), test.is_member
-    return Report(
-        rows=tuple(rows),
+    return partial(
+        assembled,
+        rows=rows,
         held=test,
-        held_index=np.arange(len(held)),
+        held_index=np.arange(len(test.y)),
         parts=tuple(map(counts, truth)),  # type: ignore[arg-type]
         target=target.spec,
-        accuracy=(float(correct[held].mean()), float(correct[~held].mean())),
+        accuracy=accuracy_of(signals, test.is_member),
+        layers=measured_layers(signals, test, target.spec),
         seed=str(settings["seed"]),
-        signal_seconds=0.0,
+        settings=settings,
+        signal_seconds=seconds,
         signal_bytes=tree_bytes(signals),
-        notes=tuple(declined(rows)),
-        versions=versions(),
         device=device,
-        settings=dict(settings),
     )
 
 

@@ -25,10 +25,11 @@ from jaxmeter.report.findings import (
     resolvable,
     shortage,
 )
-from jaxmeter.report.result import AuditResult, Row
+from jaxmeter.report.result import AuditResult, LayerRanking, Row
 from jaxmeter.target import TargetSpec
 
 SCHEMA = 1
+LAYER_ARRAYS = ("layer_scores", "output_scores")  # in scores.npz
 _EXACT_FALSE_POSITIVES, _ROC_POINTS = 500, 500
 
 
@@ -219,7 +220,11 @@ def score_keys(rows: Sequence[Row]) -> list[str]:
 
 
 def score_arrays(
-    rows: Sequence[Row], is_member: NDArray, y: NDArray, held_index: NDArray
+    rows: Sequence[Row],
+    is_member: NDArray,
+    y: NDArray,
+    held_index: NDArray,
+    layers: LayerRanking | None = None,
 ) -> dict[str, NDArray]:
     """What scores.npz holds: every attack's scores of the held-out records, and what these are."""
     keys = score_keys(rows)
@@ -230,4 +235,12 @@ def score_arrays(
         "y": y,
         "held_index": held_index,
         **{key: row.result.scores for key, row in zip(keys, rows, strict=True)},
+        **({} if layers is None else layer_arrays(layers)),
     }
+
+
+def layer_arrays(layers: LayerRanking) -> dict[str, NDArray]:
+    """Every score of a layer map, `[signals, n]` in its order, and those of the output `[n]`."""
+    scores = np.stack([row.result.scores for row in layers.rows])
+    output = () if layers.output is None else (layers.output.scores,)
+    return dict(zip(LAYER_ARRAYS, (scores, *output), strict=False))

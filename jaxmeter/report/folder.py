@@ -101,7 +101,7 @@ def _write(report: AuditResult, facts: dict[str, Any], folder: Path) -> None:
     text = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False)
     disk.write(folder / "results.json", text.encode("utf-8", "backslashreplace"))
     held, index = report.held, np.asarray(report.held_index)
-    arrays: dict[str, Any] = score_arrays(report.rows, held.is_member, held.y, index)
+    arrays: dict[str, Any] = score_arrays(report.rows, held.is_member, held.y, index, report.layers)
     with disk.create(folder / "scores.npz") as file:
         np.savez_compressed(file, **arrays)
     disk.make_folder(folder / "figures")

@@ -24,6 +24,13 @@ _NAMED = 6  # places that a sentence lists
 class LayerMap(LayerRanking):
     """What the layers of a target give away, with ways to read it: a `LayerRanking`."""
 
+    @classmethod
+    def of(cls, ranking: LayerRanking) -> "LayerMap":
+        """The same values, to be read."""
+        return cls(
+            rows=ranking.rows, layers=ranking.layers, output=ranking.output, models=ranking.models
+        )
+
     def table(self) -> Table:
         """One line a signal of a layer, the largest AUC first, for a terminal or a notebook."""
         table = Table(

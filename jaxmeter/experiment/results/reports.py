@@ -10,18 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxmeter.attacks.interface import Epoch, Spread
+from jaxmeter.auditing.assembly import assembled
+from jaxmeter.auditing.layers import stored_layers
 from jaxmeter.data.npz import check_room
 from jaxmeter.data.records import Records
 from jaxmeter.experiment.results.finished import DamagedRun, Finished, checked, document
 from jaxmeter.experiment.results.tidy_table import number
 from jaxmeter.experiment.store.files import MALFORMED
 from jaxmeter.metrics import AttackResult, MetricWarning, evaluate
+from jaxmeter.report.facts import LAYER_ARRAYS
 from jaxmeter.report.report import Report
 from jaxmeter.report.result import Budget, Row
 from jaxmeter.target import Source, TargetSpec
 
 
-# What numpy, zipfile and zlib make of an archive that is not one.
 class Scores(NamedTuple):
     """A run's held-out records and every attack's scores of them."""
 
@@ -29,6 +31,7 @@ class Scores(NamedTuple):
     y: NDArray  # int [n]
     held_index: NDArray  # int [n], into the records given to the run
     by_attack: dict[str, NDArray]  # float [n] each, in the attacks' order
+    of_layers: dict[str, NDArray]  # as `report.facts.layer_arrays` gives them; {} without a map
 
 
 def scores(run: Finished) -> Scores:
@@ -46,7 +49,8 @@ def scores(run: Finished) -> Scores:
             names = [str(name) for name in file["attacks"]]
             keys = [str(key) for key in file["keys"]]
             by_attack = {name: file[key] for name, key in zip(names, keys, strict=True)}
-            found = Scores(file["is_member"], file["y"], file["held_index"], by_attack)
+            of_layers = {key: file[key] for key in LAYER_ARRAYS if key in file}
+            found = Scores(file["is_member"], file["y"], file["held_index"], by_attack, of_layers)
     except DamagedRun as damage:
         raise DamagedRun(
             f"{run.folder}: {damage}. Sweep again: it is put together again from its stages."
@@ -57,7 +61,8 @@ def scores(run: Finished) -> Scores:
             "sweep again."
         ) from error
     n = len(found.is_member)
-    lengths = {len(array) for array in (found.y, found.held_index, *by_attack.values())}
+    arrays = (found.y, found.held_index, *by_attack.values(), *(a.T for a in of_layers.values()))
+    lengths = {len(array) for array in arrays}
     if lengths != {n} or names != [row["name"] for row in run.attacks]:
         raise DamagedRun(
             f"{run.folder / 'scores.npz'} does not belong to its results.json: {n} records and "
@@ -104,7 +109,10 @@ def report(run: Finished) -> Report:
         parts = tuple(_counts(results["parts"][name]) for name in ("fit", "select", "held"))
         x = np.zeros((len(held.y), 0), np.float32)
         settings = {k: v for k, v in config["fields"].items() if k != "seed"}
-        return Report(
+        ranking = None
+        if results.get("layers"):
+            ranking = stored_layers(results["layers"], held.of_layers, held.is_member)
+        return assembled(
             rows=rows,
             held=Records(x, held.y, held.is_member),
             held_index=held.held_index,
@@ -117,9 +125,10 @@ def report(run: Finished) -> Report:
             signal_seconds=number((stages.get("signals") or {}).get("seconds")) or 0.0,
             signal_bytes=int((results.get("signals") or {}).get("bytes") or 0),
             notes=tuple(results["notes"]),
-            versions=tuple(run.versions.items()),
+            packages=tuple(run.versions.items()),
             device=run.device,
             settings={"run": run.name, **settings},
+            layers=ranking,
         )
     except (*MALFORMED, StopIteration, ValueError) as error:
         raise DamagedRun(

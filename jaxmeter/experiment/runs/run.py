@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmeter import disk
-from jaxmeter.auditing.assembly import versions
+from jaxmeter.auditing.assembly import devices, versions
 from jaxmeter.experiment.config import Config, valid
 from jaxmeter.experiment.runs import states
 from jaxmeter.experiment.runs.states import CONFIG, COST, STATUS, SUMMARY
@@ -243,7 +243,7 @@ def _described(config: Config, name: str, contents: Mapping[str, str]) -> dict[s
         "fields": flat(config),
         "inputs": dict(contents),
         "versions": {**dict(versions()), **_more_versions()},
-        "device": graph.device(),
+        "device": devices(),
         "code": graph.code(config),
         "surroundings": surroundings(),
     }

@@ -6,15 +6,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxmeter.attacks.suite import asked_of_references, spec_of, union_of_specs
+from jaxmeter.auditing.assembly import accuracy_of
+from jaxmeter.auditing.layers import READS, completed, completed_for_references, read_of
+from jaxmeter.data.records import Records
 from jaxmeter.experiment.config import Config, ShadowModels, TargetFile
 from jaxmeter.experiment.serialization import plain
 from jaxmeter.experiment.stages import attack as attack_stage
 from jaxmeter.experiment.stages import data as data_stage
 from jaxmeter.experiment.stages import examination
+from jaxmeter.experiment.stages import layers as layers_stage
 from jaxmeter.experiment.stages import metrics as metrics_stage
 from jaxmeter.experiment.stages import references as references_stage
 from jaxmeter.experiment.stages import signals as signals_stage
@@ -23,8 +26,11 @@ from jaxmeter.experiment.stages.data import Splits
 from jaxmeter.experiment.stages.examination import TargetLocation
 from jaxmeter.experiment.store.fingerprint import code_version, surroundings
 from jaxmeter.experiment.store.store import Entry, Store
-from jaxmeter.scores import correctness
+from jaxmeter.jaxpr.memory import tree_bytes
+from jaxmeter.report.result import LayerRanking
 from jaxmeter.shadow.architecture import Architecture, of_file
+from jaxmeter.signals.spec import ResolvedSpec
+from jaxmeter.target import TargetSpec
 
 Progress = Callable[[str, int, int], None]
 
@@ -54,7 +60,47 @@ def make(
       progress: called as `progress(stage, done, total)`.
     """
 
-    def obtain(label: str, module: Any, parts: tuple, follows: Any, compute: Any) -> Entry:
+    run = _Run(config, store, contents, made, progress)
+    for stage in STAGES:
+        stage(run)
+    return made
+
+
+class _Run:
+    """A run on its way: each stage obtains its entries, and keeps what later stages need."""
+
+    dealt: Splits
+    place: TargetLocation
+    origin: str
+    spec: TargetSpec
+    wanted: ResolvedSpec
+    reads: list[ResolvedSpec | None]
+    extracted: Entry
+    trained: Entry | None = None
+    ranking: LayerRanking | None = None
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        contents: Mapping[str, str],
+        made: Entries,
+        progress: Progress | None,
+    ) -> None:
+        self.config, self.store, self.contents = config, store, contents
+        self.made, self.progress = made, progress
+        of_data = tuple(contents[str(path)] for path in _files(config.data))
+        self.draw: dict[str, Any] = {
+            "data": config.data,
+            "seed": config.seed,
+            "contents": of_data,
+        }
+        self.budget = config.device_mib * 2**20
+        self.notes: list[str] = []
+        self.outputs: list[tuple[Any, ResolvedSpec | None, attack_stage.StoredOutput]] = []
+
+    def obtain(self, label: str, module: Any, parts: tuple, follows: Any, compute: Any) -> Entry:
+        """The entry of a stage: `parts` of the config and `follows` are what its key is of."""
         stage = label.partition(":")[0]
         ingredients = {
             "code": _code((module.__name__,), parts),
@@ -62,184 +108,249 @@ def make(
             "config": [plain(part) for part in parts],
             "follows from": follows,
         }
-        if progress:
-            progress(label, 0, 1)
+        if self.progress:
+            self.progress(label, 0, 1)
         try:
-            entry = store.obtain(stage, ingredients, compute)
+            entry = self.store.obtain(stage, ingredients, compute)
         except Exception as error:
             error.add_note(f"in stage {label}")
             raise
-        if progress:
-            progress(label, 1, 1)
-        made[label] = entry
+        if self.progress:
+            self.progress(label, 1, 1)
+        self.made[label] = entry
         return entry
 
-    data, seed = config.data, config.seed
-    of_data = tuple(contents[str(path)] for path in _files(data))
-    draw: dict[str, Any] = {"data": data, "seed": seed, "contents": of_data}
+    def drawn(self) -> Records:
+        """All records, read when a stage needs them."""
+        return data_stage.drawn(**self.draw).records
 
-    # records: members and non-members, and the parts they are dealt into
-    entry = obtain(
-        "records",
-        data_stage,
-        (data, config.fractions, config.overlap),
-        {"seed": seed, "files": list(of_data)},
-        partial(data_stage.deal, **draw, fractions=config.fractions, overlap=config.overlap),
-    )
-    dealt = data_stage.dealt(entry.folder)
-    used = np.concatenate(dealt.parts)
+    def shown(self, stage: str) -> Callable[[int, int], None] | None:
+        """How a stage tells how far it is."""
+        return self.progress and partial(self.progress, stage)
 
-    # target, intake: the classifier, trained or from a file, and what there is in it
-    place, origin = _target(config, contents, dealt, draw, obtain)
-    shape = list(dealt.shape)
-    follows: dict[str, Any] = {"content": list(place.content), "origin": origin, "shape": shape}
-    how = (place.head, place.trust, place.path.suffix)
-    examine = partial(examination.examine, place=place, shape=dealt.shape, origin=origin)
-    entry = obtain("intake", examination, how, follows, examine)
-    spec, target_notes = examination.examined(entry.folder)
-    asked = examination.unloaded(spec)
-    reads = [spec_of(attack, asked) for attack in config.attacks]
+    def records(self) -> None:
+        """Members and non-members, and the parts they are dealt into."""
+        config = self.config
+        how: dict[str, Any] = {"fractions": config.fractions, "overlap": config.overlap}
+        entry = self.obtain(
+            "records",
+            data_stage,
+            (config.data, config.fractions, config.overlap),
+            {"seed": config.seed, "files": list(self.draw["contents"])},
+            partial(data_stage.deal, **self.draw, **how),
+        )
+        self.dealt = dealt = data_stage.dealt(entry.folder)
+        self.used = np.concatenate(dealt.parts)
+        self.files = {"records": dealt.everything, "split": entry.files["split.npz"]}
+        self.chosen = data_stage.known_rows(dealt, known=config.known, seed=config.seed)
+        self.starts = np.cumsum([0, *(part.size for part in dealt.parts)])
+        self.index: Any = tuple(
+            part[rows] for part, rows in zip(dealt.parts, self.chosen, strict=True)
+        )
+        self.notes += dealt.notes
 
-    # signals: what all attacks read
-    wanted = union_of_specs(reads, asked)
+    def target(self) -> None:
+        """The classifier: from a file, or trained on the members."""
+        recipe, seed = self.config.target, self.config.seed
+        if isinstance(recipe, TargetFile):
+            content = tuple(self.contents[str(path)] for path in recipe.files())
+            self.origin = recipe.path.as_posix()
+            self.place = TargetLocation(
+                recipe.path, recipe.head, recipe.weights, recipe.trust, content
+            )
+            return
+        n_classes = int(self.dealt.y.max()) + 1
 
-    def extract(folder: Path) -> None:
-        signals_stage.compute(
-            folder,
-            target=examination.opened(place, dealt.shape)[0],
-            records=data_stage.drawn(**draw).records.rows(used),
-            spec=wanted,
-            device_budget=config.device_mib * 2**20,
-            progress=progress and partial(progress, "signals"),
+        def train(folder: Path) -> None:
+            records = self.drawn()
+            members = records.rows(records.is_member)
+            target_stage.train(
+                folder, recipe=recipe, members=members, n_classes=n_classes, seed=seed
+            )
+
+        follows = {"members": self.dealt.members, "classes": n_classes, "seed": seed}
+        entry = self.obtain("target", target_stage, (recipe,), follows, train)
+        file = target_stage.FILE
+        self.origin = f"trained as {type(recipe).__name__}"
+        self.place = TargetLocation(entry.folder / file, (), None, False, (entry.files[file],))
+
+    def intake(self) -> None:
+        """What there is in the target, and what attacks and the layer map read of it."""
+        place, origin, shape = self.place, self.origin, self.dealt.shape
+        self.how = (place.head, place.trust, place.path.suffix)
+        follows = {"content": list(place.content), "origin": origin, "shape": list(shape)}
+        examine = partial(examination.examine, place=place, shape=shape, origin=origin)
+        entry = self.obtain("intake", examination, self.how, follows, examine)
+        self.spec, notes = examination.examined(entry.folder)
+        self.notes += notes
+        self.asked = examination.unloaded(self.spec)
+        self.reads = [spec_of(attack, self.asked) for attack in self.config.attacks]
+        self.wanted = completed(union_of_specs(self.reads, self.asked), self.asked)
+
+    def signals(self) -> None:
+        """What is read of the target, computed once for all attacks."""
+
+        def extract(folder: Path) -> None:
+            signals_stage.compute(
+                folder,
+                target=examination.opened(self.place, self.dealt.shape)[0],
+                records=self.drawn().rows(self.used),
+                spec=self.wanted,
+                device_budget=self.budget,
+                progress=self.shown("signals"),
+            )
+
+        self.extracted = self.obtain(
+            "signals",
+            signals_stage,
+            (self.wanted, self.config.device_mib, *self.how),
+            {**self.files, "target": list(self.place.content)},
+            extract,
         )
 
-    records_file = {"records": dealt.everything, "split": made["records"].files["split.npz"]}
-    signals = obtain(
-        "signals",
-        signals_stage,
-        (wanted, config.device_mib, *how),
-        {**records_file, "target": list(place.content)},
-        extract,
-    )
-
-    # references: what models that are trained on these records say of them
-    references = None
-    if config.references is not None:
-        plan, how_made, of_models = _plan(config, config.references, contents, dealt, place, asked)
+    def references(self) -> None:
+        """What models that are trained on these records say of them."""
+        config = self.config
+        if config.references is None:
+            return
+        plan, how, of_models = _plan(
+            config, config.references, self.contents, self.dealt, self.place, self.asked
+        )
 
         def train(folder: Path) -> None:
             references_stage.compute(
                 folder,
                 plan=plan,
-                records=data_stage.drawn(**draw).records.rows(used),
-                seed=seed,
-                device_budget=config.device_mib * 2**20,
-                progress=progress and partial(progress, "references"),
+                records=self.drawn().rows(self.used),
+                seed=config.seed,
+                device_budget=self.budget,
+                progress=self.shown("references"),
             )
 
-        references = obtain(
+        self.trained = self.obtain(
             "references",
             references_stage,
-            (plan.k, plan.recipe, plan.asked, config.device_mib, *how_made),
-            {**records_file, **of_models, "seed": seed},
+            (plan.k, plan.recipe, plan.asked, config.device_mib, *how),
+            {**self.files, **of_models, "seed": config.seed},
             train,
         )
+        self.notes += references_stage.notes(self.trained.folder)
 
-    # attack: one entry an attack
-    chosen = data_stage.known_rows(dealt, known=config.known, seed=seed)
-    starts = np.cumsum([0, *(part.size for part in dealt.parts)])
-    index = tuple(part[rows] for part, rows in zip(dealt.parts, chosen, strict=True))
-    found = []
-    notes = [*dealt.notes, *target_notes]
-    notes += references_stage.notes(references.folder) if references else []
-    for attack, read in zip(config.attacks, reads, strict=True):
-        models = references if attack.needs_references else None
+    def attacks(self) -> None:
+        """One entry an attack."""
+        for attack, read in zip(self.config.attacks, self.reads, strict=True):
+            self.attack(attack, read)
 
-        def run(
-            folder: Path, attack: Any = attack, read: Any = read, models: Entry | None = models
-        ) -> None:
-            records = data_stage.drawn(**draw).records
+    def attack(self, attack: Any, read: ResolvedSpec | None) -> None:
+        """What one attack finds."""
+        seed, models = self.config.seed, self.trained if attack.needs_references else None
+
+        def run(folder: Path) -> None:
+            records = self.drawn()
             attack_stage.attack(
                 folder,
                 config=attack,
                 spec=read,
-                signals=signals_stage.loaded(signals.folder),
+                signals=signals_stage.loaded(self.extracted.folder),
                 seen=references_stage.seen(models.folder) if models else None,
                 parts=tuple(  # type: ignore[arg-type]
                     attack_stage.AttackRows(records.rows(i), start + rows)
-                    for i, start, rows in zip(index, starts[:-1], chosen, strict=True)
+                    for i, start, rows in zip(
+                        self.index, self.starts[:-1], self.chosen, strict=True
+                    )
                 ),
                 seed=seed,
             )
 
-        follows = {
-            **records_file,
-            "signals": signals_stage.read_files(signals.folder, signals.files, read),
-            "seed": seed,
-        }
-        if models and (asks := attack.reads(asked)):
+        follows = {**self.files, "signals": self.read_files(read), "seed": seed}
+        if models and (asks := attack.reads(self.asked)):
             follows["references"] = references_stage.read_files(models.folder, models.files, asks)
-        label = f"attack:{attack.name}"
-        entry = obtain(label, attack_stage, (attack, read, config.known), follows, run)
+        parts = (attack, read, self.config.known)
+        entry = self.obtain(f"attack:{attack.name}", attack_stage, parts, follows, run)
         came = attack_stage.came(entry.folder)
-        found.append((attack, read, came))
-        notes += came.notes
+        self.outputs.append((attack, read, came))
+        self.notes += came.notes
 
-    # metrics: every figure
-    def score(folder: Path) -> None:
-        correct = correctness(signals_stage.loaded(signals.folder))
-        known = dealt.is_member[used]
-        metrics_stage.score(
-            folder,
-            attacks=found,
-            target=spec,
-            is_member=dealt.is_member,
-            y=dealt.y,
-            parts=index,
-            accuracy=(float(correct[known].mean()), float(correct[~known].mean())),
-            notes=notes,
-        )
+    def layers(self) -> None:
+        """What each gives away by itself, where the signals say something of layers."""
+        read, models = read_of(self.wanted), self.trained
+        if read is None:
+            return
+        held = self.dealt.parts[2]
+        y, is_member = self.dealt.y[held], self.dealt.is_member[held]
 
-    black = signals_stage.read_files(signals.folder, signals.files, union_of_specs([], asked))
-    follows = {
-        **records_file,
-        "target": made["intake"].files["target.json"],
-        "signals": black,
-        "seed": seed,
-        "found": [dict(made[f"attack:{attack.name}"].files) for attack in config.attacks],
-        "notes": notes,
-    }
-    described = tuple((attack, attack.fits) for attack in config.attacks)
-    obtain("metrics", metrics_stage, (described, tuple(reads), config.known), follows, score)
-    return made
+        def rank(folder: Path) -> None:
+            rows = slice(self.starts[2], self.starts[3])
+            seen = references_stage.seen(models.folder) if models else None
+            layers_stage.rank(
+                folder,
+                signals=signals_stage.loaded(self.extracted.folder).only(read).rows(rows),
+                seen=seen and seen.rows(rows),
+                y=y,
+                is_member=is_member,
+                target=self.spec,
+            )
+
+        follows = {
+            "split": self.files["split"],
+            "target": self.made["intake"].files["target.json"],
+            "signals": self.read_files(read),
+        }
+        if models:
+            follows["references"] = references_stage.read_files(models.folder, models.files, READS)
+        entry = self.obtain("layers", layers_stage, (read,), follows, rank)
+        self.ranking, notes = layers_stage.ranked(entry.folder, is_member)
+        self.notes += notes
+
+    def metrics(self) -> None:
+        """Every figure."""
+        config, made, dealt = self.config, self.made, self.dealt
+        signals = signals_stage.loaded(self.extracted.folder)
+        size = tree_bytes(signals)
+
+        def score(folder: Path) -> None:
+            metrics_stage.score(
+                folder,
+                attacks=self.outputs,
+                target=self.spec,
+                is_member=dealt.is_member,
+                y=dealt.y,
+                parts=self.index,
+                accuracy=accuracy_of(signals, dealt.is_member[self.used]),
+                layers=self.ranking,
+                signal_bytes=size,
+                notes=self.notes,
+            )
+
+        follows = {
+            **self.files,
+            "target": made["intake"].files["target.json"],
+            "signals": self.read_files(union_of_specs([], self.asked)),
+            "seed": config.seed,
+            "found": [dict(made[f"attack:{attack.name}"].files) for attack in config.attacks],
+            "layers": dict(made["layers"].files) if "layers" in made else None,
+            "signal bytes": size,
+            "notes": self.notes,
+        }
+        described = tuple((attack, attack.fits) for attack in config.attacks)
+        parts = (described, tuple(self.reads), config.known)
+        self.obtain("metrics", metrics_stage, parts, follows, score)
+
+    def read_files(self, spec: ResolvedSpec | None) -> dict[str, str]:
+        """Hashes of the target's signals that a spec reads."""
+        return signals_stage.read_files(self.extracted.folder, self.extracted.files, spec)
 
 
-def _target(
-    config: Config,
-    contents: Mapping[str, str],
-    dealt: Splits,
-    draw: dict[str, Any],
-    obtain: Callable[..., Entry],
-) -> tuple[TargetLocation, str]:
-    """Where the target lies, trained if need be, and how results name it."""
-    recipe = config.target
-    if isinstance(recipe, TargetFile):
-        of_target = tuple(contents[str(path)] for path in recipe.files())
-        place = TargetLocation(recipe.path, recipe.head, recipe.weights, recipe.trust, of_target)
-        return place, recipe.path.as_posix()
-    n_classes = int(dealt.y.max()) + 1
-
-    def train(folder: Path) -> None:
-        records = data_stage.drawn(**draw).records
-        members = records.rows(records.is_member)
-        seed = config.seed
-        target_stage.train(folder, recipe=recipe, members=members, n_classes=n_classes, seed=seed)
-
-    follows = {"members": dealt.members, "classes": n_classes, "seed": config.seed}
-    entry = obtain("target", target_stage, (recipe,), follows, train)
-    content = (entry.files[target_stage.FILE],)
-    place = TargetLocation(entry.folder / target_stage.FILE, (), None, False, content)
-    return place, f"trained as {type(recipe).__name__}"
+STAGES = (
+    _Run.records,
+    _Run.target,
+    _Run.intake,
+    _Run.signals,
+    _Run.references,
+    _Run.attacks,
+    _Run.layers,
+    _Run.metrics,
+)
 
 
 def _plan(
@@ -266,7 +377,7 @@ def _plan(
             references_stage.built, what, dealt.shape, n_classes=n_classes, seed=seed
         )
         how, follows = (what,), {"classes": n_classes}
-    specs = asked_of_references(config.attacks, asked)
+    specs = completed_for_references(asked_of_references(config.attacks, asked))
     plan = references_stage.ReferencePlan(architecture, references.recipe, references.k, specs)
     return plan, how, follows
 
@@ -280,6 +391,7 @@ def code(config: Config) -> str:
         signals_stage,
         references_stage,
         attack_stage,
+        layers_stage,
         metrics_stage,
     )
     names = [module.__name__ for module in modules]
@@ -304,8 +416,3 @@ def modules_of(part: Any) -> Iterator[str]:
 
 def _files(part: Any) -> tuple[Path, ...]:
     return part.files() if hasattr(part, "files") else ()
-
-
-def device() -> str:
-    """What JAX computes on in this process."""
-    return ", ".join(map(str, jax.local_devices()))

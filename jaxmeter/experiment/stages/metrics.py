@@ -12,6 +12,8 @@ from jaxmeter.auditing.rows import counts, declined, measured
 from jaxmeter.disk import create, write
 from jaxmeter.experiment.stages.notes import recording_warnings
 from jaxmeter.report.facts import attack_facts, plain, score_arrays, target_facts
+from jaxmeter.report.layer_map import LayerMap
+from jaxmeter.report.result import LayerRanking
 from jaxmeter.target import TargetSpec
 
 if TYPE_CHECKING:  # Only for annotations: figures follow from what was found, not from how.
@@ -31,6 +33,8 @@ def score(
     y: NDArray,
     parts: tuple[NDArray, NDArray, NDArray],
     accuracy: tuple[float, float],
+    layers: LayerRanking | None,
+    signal_bytes: int,
     notes: Sequence[str],
 ) -> None:
     """Writes results.json, but for the run's name, and scores.npz.
@@ -52,6 +56,7 @@ def score(
             for attack, spec, came in attacks
         ]
         facts = attack_facts(rows)
+        ranked = None if layers is None else LayerMap.of(layers).facts()
     for row in facts:
         del row["seconds"]  # the only figure that two equal runs do not share; see cost.json
     members = [dict(zip(("members", "nonmembers"), counts(part), strict=True)) for part in truth]
@@ -60,9 +65,11 @@ def score(
         "parts": dict(zip(("fit", "select", "held"), members, strict=True)),
         "target": target_facts(target),
         "accuracy": accuracy,
+        "layers": ranked,
+        "signals": {"bytes": signal_bytes},
         "notes": list(dict.fromkeys([*notes, *said, *declined(rows)])),
     }
     write(folder / RESULTS, json.dumps(plain(results), allow_nan=False).encode())
-    arrays = score_arrays(rows, truth[2], y[parts[2]], np.asarray(parts[2]))
+    arrays = score_arrays(rows, truth[2], y[parts[2]], np.asarray(parts[2]), layers)
     with create(folder / SCORES) as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
