@@ -551,7 +551,7 @@ def test_the_page_has_the_table():
 
 def test_the_code_of_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run_blocks((REPOSITORY / "docs" / "records.md").read_text(), "records.md")
+    run_blocks((REPOSITORY / "docs" / "records.md").read_text(), "records.md", {})
 
 
 def test_a_reader_more_is_a_file_and_a_row(tmp_path):
