@@ -31,6 +31,7 @@ def verify(store: Store | str | os.PathLike[str]) -> tuple[Damage, ...]:
     """Reads every byte of a store and says what is not as it was written.
 
     Nothing is changed: a damaged entry is put aside and computed again when a run next needs it.
+    Of a store at a URL this is the working copy: what was brought here.
     """
     store = opened(store)
     stages = store.path / "stages"
