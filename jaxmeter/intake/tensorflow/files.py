@@ -126,21 +126,19 @@ def _bounded(room: float, *, blank: bool) -> Iterator[None]:
 
     def create(make: Any, **given: Any) -> Any:
         nonlocal made
-        if given.get("shape") is not None and tf.TensorShape(given["shape"]).is_fully_defined():
+        shape = tf.TensorShape(given.get("shape"))
+        if shape.is_fully_defined():
             dtype = tf.as_dtype(given.get("dtype") or "float32")
             size = 8 if "64" in dtype.name else 4
-            made += size * math.prod(int(d) for d in given["shape"])
+            made += size * math.prod(shape)
             if made > room:
                 raise ValueError(
                     f"its config asks for variables of {made:,} bytes, far more than the file "
                     "could hold"
                 )
-            if (
-                blank
-                and callable(given.get("initial_value"))
-                and (dtype.is_floating or dtype.is_integer)
-            ):
-                given["initial_value"] = partial(tf.zeros, given["shape"], dtype)
+            is_number = dtype.is_floating or dtype.is_integer
+            if blank and is_number and callable(given.get("initial_value")):
+                given["initial_value"] = partial(tf.zeros, shape, dtype)
         return make(**given)
 
     with tf.variable_creator_scope(create):
