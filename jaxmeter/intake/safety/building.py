@@ -40,7 +40,7 @@ def foresee(config: Any) -> None:
         if config.get("class_name") == "Sequential" and isinstance(layers, list):
             # Keras builds a Sequential model anew for each layer that it adds.
             n = len(layers)
-            budget.foresee(n * n / 2 * budget.STEP, f"building {n:,} layers one after the other")
+            budget.foresee(n * n / 4 * budget.STEP, f"building {n:,} layers one after the other")
         elif isinstance(layers, list):
             n = len(layers)
             budget.foresee(n * 2 * budget.STEP, f"building {n:,} layers")
@@ -112,7 +112,7 @@ def building(keras: Any) -> Iterator[Callable[[], None]]:
         return call
 
     functional = importlib.import_module("keras.src.models.functional")
-    step = budget.STEP / 2
+    step = budget.STEP / 8  # twice in a call, as layer and as operation
     with ExitStack() as stack:
         for owner, name, new in (
             (variable, "_initialize_with_initializer", initialize),
