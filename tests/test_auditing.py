@@ -7,11 +7,12 @@ import pytest
 import jaxmeter as jm
 from helpers import linear_target, mlp_target, some_records
 from jaxmeter.attacks.interface import Evidence
+from jaxmeter.auditing.rows import measured
 from jaxmeter.cli import demo
 from jaxmeter.data.npz import read_npz
 from jaxmeter.data.splits import split_indices
 from jaxmeter.inference import fitting
-from jaxmeter.metrics import MetricWarning
+from jaxmeter.metrics import MetricWarning, best_threshold
 from jaxmeter.report import findings
 from jaxmeter.report.report import Report
 from jaxmeter.signals import white_box
@@ -107,6 +108,24 @@ def test_thresholds_come_from_the_select_part(report):
     tpr = flagged[report.held.is_member].mean()
     tnr = (~flagged[~report.held.is_member]).mean()
     assert row.result.accuracy == pytest.approx((tpr + tnr) / 2)
+
+
+def test_the_threshold_is_the_select_parts_best_whatever_the_held_out_part_holds():
+    random = np.random.default_rng(0)
+    truth = [np.arange(60) % 2 == 0] * 3
+    select = random.normal(size=60) + truth[1]
+    expected = best_threshold(select, truth[1])
+    for shift in (0.0, 5.0, -5.0):
+        held = random.normal(size=60) + truth[2] + shift
+        row = measured(
+            jm.NegativeLoss(),
+            jm.AttackOutput(select, held),
+            spec=None,
+            target=mlp_target().spec,
+            truth=truth,
+            seconds=0.0,
+        )
+        assert row.result.threshold == expected
 
 
 def test_held_index_points_into_the_callers_records():
