@@ -1,5 +1,6 @@
 """Records in damaged and hostile files: an error that names the file, or the numbers in it."""
 
+import contextlib
 import io
 import os
 import resource
@@ -18,7 +19,7 @@ from conftest import REPOSITORY
 from damage import damaged
 
 from jaxmeter import cli, experiment
-from jaxmeter.data import npz
+from jaxmeter.data import npz, text_rows
 from jaxmeter.data.npz import read_npz
 from jaxmeter.data.privacy_meter import read_rows
 from jaxmeter.experiment.store.fingerprint import content_of
@@ -423,3 +424,16 @@ def test_of_a_saved_model_its_own_files_are_hashed(tmp_path):
     whole = content_of(tmp_path)
     (tmp_path / "data" / "large").write_bytes(b"6")
     assert content_of(tmp_path) != whole, "of other folders everything counts"
+
+
+@pytest.mark.parametrize(
+    "block", [b"1;0\n" + b"\r" * 10**6 + b"1;0\n", b"1;" * 10**6 + b"1;0\n"], ids=["blank", "wide"]
+)
+def test_text_takes_a_few_times_its_size(block):
+    """A text of Python's for each line or number would take 40 to 90 times as much."""
+    tracemalloc.start()
+    with contextlib.suppress(ValueError):
+        text_rows.parsed(block, None, "line", 1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 24 * len(block)

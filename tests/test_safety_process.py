@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -569,6 +570,33 @@ def test_a_process_that_waits_for_nothing_is_told_from_one_that_waits(monkeypatc
             assert "Lock" in waits
         finally:
             child.kill()
+
+
+@LINUX
+def test_what_does_not_hold_is_said():
+    code = """if True:
+        from jaxmeter.intake.safety import confinement
+        confinement._landlocked = lambda *_: 0
+        confinement._filtered = lambda *_: False
+        print("; ".join(confinement.confine([], 2**34, 60)))"""
+    command = [sys.executable, "-c", code]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "may read what you may" in said and "use the network: no seccomp" in said
+
+
+def test_initialisers_are_counted_where_tracing_would_run_them():
+    """On Keras' TensorFlow backend."""
+    import keras
+
+    from jaxmeter.intake.safety import budget, building
+
+    backend = SimpleNamespace(backend=lambda: "tensorflow")
+    fake = SimpleNamespace(backend=backend, initializers=keras.initializers)
+    weight = SimpleNamespace(path="dense/kernel", _shape=(8000, 8000))
+    with budget.within([], max_seconds=60):
+        building._charge(fake, weight, keras.initializers.GlorotUniform())
+        with pytest.raises(budget.TooExpensive, match="dense/kernel"):
+            building._charge(fake, weight, keras.initializers.Orthogonal())
 
 
 def test_no_initialiser_runs_of_a_file_that_has_the_values(tmp_path, monkeypatch):
