@@ -18,7 +18,7 @@ from jaxmeter.attacks.interface import Epoch
 from jaxmeter.data.records import Records
 from jaxmeter.meter.figures import ComparedRun, comparison_figure
 from jaxmeter.metrics import MetricWarning, evaluate
-from jaxmeter.report import facts, findings, folder, page, verdict
+from jaxmeter.report import findings, folder, measures, page, verdict
 from jaxmeter.report.figures import gradient_norms, listing
 from jaxmeter.report.figures import roc as figures_roc
 from jaxmeter.report.figures.classes import class_figure, class_scores_figure
@@ -256,7 +256,7 @@ def test_thinned_roc_is_exact_where_it_says_so(decimals):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MetricWarning)
         result = evaluate(scores, is_member)
-    thin, roc = facts.thinned_roc(result), result.roc()
+    thin, roc = measures.thinned_roc(result), result.roc()
     assert len(thin["fpr"]) <= 1600 and thin["fpr"][-1] == thin["tpr"][-1] == 1
     upto = roc.fpr <= thin["exact_to_fpr"]
     for fpr, tpr in list(zip(roc.fpr[upto], roc.tpr[upto], strict=True))[::7]:

@@ -14,23 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxmeter.attacks.interface import FPRS
-from jaxmeter.metrics import AttackResult
-from jaxmeter.report.findings import (
-    FEWEST_IN_CLASS,
-    access,
-    best,
-    class_risk,
-    exposed,
-    resolvable,
-    shortage,
-)
+from jaxmeter.report import columns
+from jaxmeter.report.findings import FEWEST_IN_CLASS, best, class_risk, exposed
 from jaxmeter.report.result import AuditResult, LayerRanking, Row
 from jaxmeter.target import TargetSpec
 
 SCHEMA = 1
 LAYER_ARRAYS = ("layer_scores", "output_scores")  # in scores.npz
-_EXACT_FALSE_POSITIVES, _ROC_POINTS = 500, 500
 
 
 def facts(
@@ -104,91 +94,9 @@ def target_facts(spec: TargetSpec) -> dict[str, Any]:
 def attack_facts(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """All figures of every attack; the first is what the others are compared with."""
     return [
-        plain({"key": key, **_attack(row, rows[0])})
+        plain({"key": key, **columns.entry(row, rows[0])})
         for key, row in zip(score_keys(rows), rows, strict=True)
     ]
-
-
-def _attack(row: Row, reference: Row) -> dict[str, Any]:
-    result, budget = row.result, row.budget
-    tell = result.threshold is not None
-    flagged = result.scores >= result.threshold if tell else None
-    counts = {
-        "true_positives": None if flagged is None else int((flagged & result.is_member).sum()),
-        "false_positives": None if flagged is None else int((flagged & ~result.is_member).sum()),
-    }
-    return {
-        "name": row.name,
-        "access": access(row),
-        "n_members": result.n_members,
-        "n_nonmembers": result.n_nonmembers,
-        "resolvable_fpr": result.resolvable_fpr,
-        "auc": {"value": result.auc, **result.auc_interval()._asdict()},
-        "auc_minus_reference": {
-            "reference": reference.name,
-            **result.auc_difference(reference.result)._asdict(),
-        },
-        "balanced_accuracy": {
-            "value": result.accuracy,
-            **result.accuracy_interval()._asdict(),
-            "threshold": result.threshold,
-            "threshold_from": "the select part" if tell else "two folds of the held-out part",
-            **counts,
-        },
-        "tpr_at_fpr": [at_fpr(result, fpr) for fpr in FPRS],
-        "epsilon": result.epsilon(),
-        "budget": {name: getattr(budget, name) for name in budget.__dataclass_fields__},
-        "over_targets": None if row.spread is None else row.spread.facts(),
-        "seconds": row.seconds,
-        "best_epoch": row.best_epoch,
-        "history": [epoch._asdict() for epoch in row.history],
-        "roc": thinned_roc(result),
-    }
-
-
-def at_fpr(result: AttackResult, fpr: float) -> dict[str, Any]:
-    """The TPR at one FPR with its interval and counts, or None and the reason."""
-    if not resolvable(result, fpr):
-        return {"fpr": fpr, "value": None, "low": None, "high": None, "reason": shortage(fpr)}
-    roc = result.roc()
-    point = int(np.searchsorted(roc.fpr, fpr * (1 + 1e-12), side="right")) - 1
-    realised = result.fpr_interval(fpr)
-    return {
-        "fpr": fpr,
-        "value": result.tpr_at(fpr),
-        **result.tpr_interval(fpr)._asdict(),
-        "reason": None,
-        "true_positives": round(roc.tpr[point] * result.n_members),
-        "false_positives": round(roc.fpr[point] * result.n_nonmembers),
-        "true_fpr": {"low": realised.low, "high": realised.high},
-        "threshold": roc.thresholds[point],
-    }
-
-
-def thinned_roc(result: AttackResult) -> dict[str, Any]:
-    """The ROC curve by its corners: all of them at low FPR, some 500 of the rest.
-
-    Points in the middle of a vertical or horizontal run are left out: straight lines between the
-    others are the same curve, so up to `exact_to_fpr` nothing is lost.
-    """
-    roc = result.roc()
-    flat = (np.diff(roc.fpr)[1:] == 0) & (np.diff(roc.fpr)[:-1] == 0)
-    flat |= (np.diff(roc.tpr)[1:] == 0) & (np.diff(roc.tpr)[:-1] == 0)
-    corners = np.flatnonzero(np.concatenate([[True], ~flat, [True]]))
-    exact_to = min(1.0, _EXACT_FALSE_POSITIVES / result.n_nonmembers)
-    exact = corners[roc.fpr[corners] <= exact_to]
-    rest = corners[len(exact) :]
-    if len(rest) > _ROC_POINTS:
-        rest = rest[np.unique(np.linspace(0, len(rest) - 1, _ROC_POINTS).round().astype(int))]
-    else:
-        exact_to = 1.0
-    kept: NDArray = np.concatenate([exact, rest])
-    return {
-        "exact_to_fpr": exact_to,
-        "fpr": roc.fpr[kept],
-        "tpr": roc.tpr[kept],
-        "threshold": roc.thresholds[kept],
-    }
 
 
 def plain(value: Any) -> Any:

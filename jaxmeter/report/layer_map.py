@@ -8,14 +8,23 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxmeter.metrics import AttackResult
-from jaxmeter.report.facts import at_fpr, plain
+from jaxmeter.report import columns, measures
+from jaxmeter.report.columns import AUC, Column
+from jaxmeter.report.facts import plain
 from jaxmeter.report.findings import resolvable
-from jaxmeter.report.wording import clean, percent, percents, plural, rate_name
+from jaxmeter.report.result import CONFIDENCE, LayerRanking, LayerSignal
+from jaxmeter.report.wording import clean, percent, plural, rate_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-from jaxmeter.report.result import CONFIDENCE, LayerRanking, LayerSignal
 
+MINUS_THIS = Column(
+    "best_minus_this",
+    "best AUC minus this",
+    "the first signal's AUC minus this one's, paired, with intervals for all of them at once",
+    interval=True,
+    format=columns.DIFFERENCE,
+)
 _FPR = 0.01
 _NAMED = 6  # places that a sentence lists
 
@@ -45,25 +54,18 @@ class LayerMap(LayerRanking):
         )
         table.add_column("Layer", overflow="fold")
         table.add_column("Signal", no_wrap=True)
-        heads = ("AUC", f"TPR at {rate_name(_FPR)} FPR", "Best AUC\nminus this")
-        for head in heads:
+        rate = columns.tpr_at(_FPR)
+        for head in (AUC.heading, rate.heading, MINUS_THIS.heading_on_two_lines):
             table.add_column(head, justify="right", vertical="top")
         for row, behind in zip(self.rows, self.behind, strict=True):
-            low, high = row.result.auc_interval()
             style = "bold" if behind.low <= 0 and self.best_interval.low > 0.5 else ""
-            at = at_fpr(row.result, _FPR)
-            rate = Text(at["reason"] or "", style="dim italic")
-            if at["value"] is not None:
-                rate = _figure(percent(at["value"]), percents(row.result.tpr_interval(_FPR)))
-            minus = Text("–")
-            if row is not self.rows[0]:
-                minus = _figure(f"{behind.value:.3f}", f"{behind.low:.3f} to {behind.high:.3f}")
+            minus = None if row is self.rows[0] else behind._asdict()
             table.add_row(
                 Text(clean(row.place), style=style),
                 row.signal,
-                _figure(f"{row.result.auc:.3f}", f"{low:.3f}–{high:.3f}", style),
-                rate,
-                minus,
+                AUC.shown(measures.auc(row.result), "terminal").rich(style),
+                rate.shown(measures.at_fpr(row.result, _FPR), "terminal").rich(),
+                MINUS_THIS.shown(minus, "terminal").rich(),
             )
         return table
 
@@ -172,14 +174,10 @@ class LayerMap(LayerRanking):
 
 def _measured(result: AttackResult) -> dict[str, Any]:
     return {
-        "auc": {"value": result.auc, **result.auc_interval()._asdict()},
-        "tpr_at_fpr": at_fpr(result, _FPR),
+        "auc": measures.auc(result),
+        "tpr_at_fpr": measures.at_fpr(result, _FPR),
     }
 
 
 def _name(row: LayerSignal) -> str:
     return f"{row.signal} of {clean(row.place)}"
-
-
-def _figure(value: str, interval: str, style: str = "") -> Text:
-    return Text.assemble((value, style), "\n", (interval, "dim"))

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from jaxmeter.report import markup
+from jaxmeter.report import columns, markup
+from jaxmeter.report.columns import Column
 from jaxmeter.report.figures.listing import LABELS
-from jaxmeter.report.wording import percent, rate_name
+from jaxmeter.report.layer_map import MINUS_THIS
 
 _SHOWN = 15  # rows; the others are folded away
 
@@ -12,8 +13,9 @@ _SHOWN = 15  # rows; the others are folded away
 def section(facts: dict[str, Any], figures: dict[str, str]) -> str:
     """Figure and table of a layer map's facts."""
     said = " ".join([*facts["finding"], facts["scored"]])
-    rows = [_row(row, i) for i, row in enumerate(facts["signals"])]
-    heads = ["Layer and signal", "AUC", f"TPR at {_rate(facts)} FPR", "Best AUC minus this"]
+    rate = columns.tpr_at(facts["signals"][0]["tpr_at_fpr"]["fpr"])
+    rows = [_row(row, i, rate) for i, row in enumerate(facts["signals"])]
+    heads = ["Layer and signal", columns.AUC.heading, rate.heading, MINUS_THIS.heading]
     tables = [markup.table("attacks", heads, rows[:_SHOWN])]
     if rows[_SHOWN:]:
         more = markup.table("attacks", heads, rows[_SHOWN:])
@@ -43,28 +45,13 @@ def section(facts: dict[str, Any], figures: dict[str, str]) -> str:
     )
 
 
-def _row(row: dict[str, Any], rank: int) -> tuple[str, str, list[str]]:
-    auc, at, minus = row["auc"], row["tpr_at_fpr"], row["best_minus_this"]
-    rate = f'<span class="short">{markup.whole(at["reason"] or "")}</span>'
-    if at["value"] is not None:
-        rate = _two(percent(at["value"]), f"{percent(at['low'])} to {percent(at['high'])}")
-    difference = "<span>–</span>"
-    if rank:
-        interval = f"{markup.signed(minus['low'])} to {markup.signed(minus['high'])}"
-        difference = _two(markup.signed(minus["value"]), interval)
+def _row(row: dict[str, Any], rank: int, rate: Column) -> tuple[str, str, list[str]]:
+    minus = row["best_minus_this"] if rank else None
     cells = [
-        _two(f"{auc['value']:.3f}", f"{auc['low']:.3f} to {auc['high']:.3f}"),
-        rate,
-        difference,
+        columns.AUC.shown(row["auc"], "page"),
+        rate.shown(row["tpr_at_fpr"], "page"),
+        MINUS_THIS.shown(minus, "page"),
     ]
     name = markup.text(row["variable"] or row["layer"])
     name += f'<span class="interval">{markup.text(row["signal"])}</span>'
-    return ("best" if row["may_be_best"] else "", name, cells)
-
-
-def _two(value: str, interval: str) -> str:
-    return f'<span class="figure">{value}</span><span class="interval">{interval}</span>'
-
-
-def _rate(facts: dict[str, Any]) -> str:
-    return rate_name(facts["signals"][0]["tpr_at_fpr"]["fpr"])
+    return ("best" if row["may_be_best"] else "", name, [markup.cell(cell) for cell in cells])

@@ -5,6 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from jaxmeter.report.columns import Cell
 from jaxmeter.report.wording import clean, percent
 
 CSS = (Path(__file__).parent / "page.css").read_text("utf-8")
@@ -56,6 +57,16 @@ def table(kind: str, heads: list[str], rows: list[tuple[str, str, list[str]]]) -
     )
 
 
+def cell(shown: Cell) -> str:
+    """A figure over its interval, or why there is none."""
+    if shown.is_reason:
+        return f'<span class="short">{whole(shown.value)}</span>'
+    if not shown.below:
+        return f"<span>{text(shown.value)}</span>"
+    below = "<br>".join(map(text, shown.below))
+    return f'<span class="figure">{text(shown.value)}</span><span class="interval">{below}</span>'
+
+
 def figure(name: str, figures: dict[str, str], label: str) -> str:
     """The SVG without its file header, in the page's colours, its ids apart from other figures'."""
     svg = figures[name][figures[name].index("<svg") :]
@@ -93,21 +104,6 @@ def percent_or_unknown(rate: float | str | None) -> str:
 def number(value: float | str | None) -> str:
     """A number with four digits; other things as text."""
     return f"{value:.4g}" if isinstance(value, float | int) else text(value)
-
-
-def signed(value: float) -> str:
-    """A difference with its sign."""
-    return f"{value:+.3f}".replace("-", "−")
-
-
-def p_value(value: float) -> str:
-    """A p-value with its relation."""
-    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
-
-
-def seconds(value: float) -> str:
-    """Wall time."""
-    return "< 0.01 s" if value < 0.005 else f"{value:.{2 if value < 1 else 1}f} s"
 
 
 def size(count: int) -> str:

@@ -5,12 +5,14 @@ data file does not. Every text from outside passes `html.escape`.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxmeter.report import layers_section, markup, targets_section
+from jaxmeter.report import columns, layers_section, markup, targets_section
+from jaxmeter.report.columns import Column, Entry
 from jaxmeter.report.figures.listing import FIGURES, LABELS
-from jaxmeter.report.markup import caption, figure, p_value, section, signed, text
-from jaxmeter.report.wording import clean, percent, plural, rate_name, shortened
+from jaxmeter.report.markup import caption, figure, section, text
+from jaxmeter.report.wording import clean, duration, percent, plural
 
 
 def page(facts: dict[str, Any], figures: dict[str, str]) -> str:
@@ -104,38 +106,27 @@ def _verdict(facts: dict[str, Any]) -> str:
 
 
 def _table(facts: dict[str, Any]) -> str:
-    fprs = [at["fpr"] for at in facts["attacks"][0]["tpr_at_fpr"]]
-    ends = _whisker_ends(facts)
-    heads = ["Attack", "AUC", "", "Balanced accuracy"]
-    heads += [f"TPR at {rate_name(fpr)} FPR" for fpr in fprs]
-    heads += [f"AUC minus {shortened(facts['attacks'][0]['name'], 24)}", "Time"]
+    entries = facts["attacks"]
+    first, *others = columns.in_report("page", entries)
+    marked = {column.name: _ends(column, entries) for column in others if column.ranks}
+    heads = [first.heading]
+    for column in others:
+        heads += [column.heading, ""] if column.name in marked else [column.heading]
     rows = []
-    for attack in facts["attacks"]:
-        auc, accuracy, minus = (
-            attack[name] for name in ("auc", "balanced_accuracy", "auc_minus_reference")
-        )
-        first = attack is facts["attacks"][0]
-        cells = [
-            f'<span class="figure">{auc["value"]:.3f}</span>'
-            f'<span class="interval">{auc["low"]:.3f} to {auc["high"]:.3f}</span>',
-            _whisker(auc, *ends),
-            _rate(accuracy),
-            *(_rate(at) for at in attack["tpr_at_fpr"]),
-            "<span>–</span>"
-            if first
-            else f'<span class="figure">{signed(minus["value"])}</span><span class="interval">'
-            f"{signed(minus['low'])} to {signed(minus['high'])}<br>p {p_value(minus['p_value'])}"
-            "</span>",
-            f"<span>{markup.seconds(attack['seconds'])}</span>",
-        ]
-        best = attack["name"] == facts["verdict"]["best"] and len(facts["attacks"]) > 1
+    for attack in entries:
+        cells = []
+        for column in others:
+            cells.append(markup.cell(column.cell(attack, "page")))
+            if column.name in marked:
+                cells.append(_whisker(column.of(attack), *marked[column.name]))
+        best = attack["name"] == facts["verdict"]["best"] and len(entries) > 1
         name = f'{text(attack["name"])}<span class="interval">{text(_access(attack))}</span>'
         rows.append(("best" if best else "", name, cells))
     return markup.table("attacks", heads, rows)
 
 
 def _table_notes(facts: dict[str, Any]) -> str:
-    start, end = _whisker_ends(facts)
+    start, end = _ends(columns.AUC, facts["attacks"])
     return caption(
         "Under each figure its 95% interval. The marks show the AUC's on an axis "
         f"from {start:g} to {end:g}, with a line at chance, 0.5. The difference from "
@@ -258,7 +249,7 @@ def _reproducibility(facts: dict[str, Any]) -> str:
         "Layers": ", ".join(facts["target"]["layers"]) or "not named",
         "Records, members + non-members": parts,
         "Seed": facts["seed"],
-        "Signals": f"{markup.size(signals['bytes'])} in {markup.seconds(signals['seconds'])}",
+        "Signals": f"{markup.size(signals['bytes'])} in {duration(signals['seconds'])}",
         "Device": facts["device"] or "not recorded",
         "Versions": ", ".join(f"{k} {v}" for k, v in facts["versions"].items()) or "not recorded",
         **{f"Setting {name}": value for name, value in facts["settings"].items()},
@@ -281,18 +272,19 @@ def _reproducibility(facts: dict[str, Any]) -> str:
 # --- Pieces.
 
 
-def _whisker_ends(facts: dict[str, Any]) -> tuple[float, float]:
-    """Two round AUCs between which all intervals, and chance, lie."""
-    aucs = [attack["auc"] for attack in facts["attacks"]]
-    low = min(0.45, *(auc["low"] for auc in aucs))
-    high = max(0.6, *(auc["high"] for auc in aucs))
+def _ends(column: Column, entries: Sequence[Entry]) -> tuple[float, float]:
+    """Two round figures between which all intervals, and chance, lie."""
+    figures = [column.of(entry) for entry in entries]
+    low = min(0.45, *(figure["low"] for figure in figures))
+    high = max(0.6, *(figure["high"] for figure in figures))
     return math.floor(low * 20) / 20, math.ceil(high * 20) / 20
 
 
-def _whisker(auc: dict[str, float], start: float, end: float) -> str:
-    """The AUC and its interval as a mark."""
+def _whisker(figure: Mapping[str, float], start: float, end: float) -> str:
+    """A figure and its interval as a mark."""
     low, value, high, chance = (
-        100 * (at - start) / (end - start) for at in (auc["low"], auc["value"], auc["high"], 0.5)
+        100 * (at - start) / (end - start)
+        for at in (figure["low"], figure["value"], figure["high"], 0.5)
     )
     return (
         '<svg class="whisker" viewBox="-4 0 108 16" aria-hidden="true">'
@@ -300,15 +292,6 @@ def _whisker(auc: dict[str, float], start: float, end: float) -> str:
         f'<line class="chance" x1="{chance:.1f}" x2="{chance:.1f}" y1="1" y2="15"/>'
         f'<line class="range" x1="{low:.1f}" x2="{high:.1f}" y1="8" y2="8"/>'
         f'<circle cx="{value:.1f}" cy="8" r="3.2"/></svg>'
-    )
-
-
-def _rate(rate: dict[str, Any]) -> str:
-    if rate["value"] is None:
-        return f'<span class="short">{markup.whole(rate["reason"])}</span>'
-    return (
-        f'<span class="figure">{percent(rate["value"])}</span>'
-        f'<span class="interval">{percent(rate["low"])} to {percent(rate["high"])}</span>'
     )
 
 

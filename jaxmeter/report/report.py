@@ -5,16 +5,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
-from jaxmeter.attacks.interface import FPRS
-from jaxmeter.metrics import AttackResult
-from jaxmeter.report import facts, findings, verdict
+from jaxmeter.report import facts, findings, table, verdict
 from jaxmeter.report.layer_map import LayerMap
 from jaxmeter.report.result import AuditResult, Row
-from jaxmeter.report.wording import clean, duration, percent, percents, rate_name
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,62 +29,7 @@ class Report(AuditResult):
         Every figure stands over its 95% interval. A TPR at an FPR that the non-members cannot
         resolve is not printed; what it would need is.
         """
-        table = Table(
-            box=box.SIMPLE_HEAD,
-            title="Membership inference audit",
-            title_style="bold",
-            title_justify="left",
-            caption=self._caption(),
-            caption_style="",
-            caption_justify="left",
-            padding=(0, 1, 0, 0),
-        )
-        table.add_column("Attack", min_width=16, overflow="fold")
-        rates = (f"TPR at\n{rate_name(fpr)} FPR" for fpr in FPRS)
-        for head in ("AUC", "Balanced\naccuracy", *rates):
-            table.add_column(head, justify="right", no_wrap=True, vertical="top")
-        table.add_column("Time", justify="right", no_wrap=True)
-        above = findings.beats_chance(self) and len(self.rows) > 1
-        for row in self.rows:
-            result = row.result
-            low, high = result.auc_interval()
-            strong = "bold" if above and row is self.best else ""
-            table.add_row(
-                Text.assemble((clean(row.name), strong), "\n", (findings.budget_text(row), "dim")),
-                _figure(f"{result.auc:.3f}", f"{low:.3f}–{high:.3f}", strong),
-                _figure(percent(result.accuracy), percents(result.accuracy_interval())),
-                *(self._tpr(result, fpr) for fpr in FPRS),
-                Text(duration(row.seconds)),
-                end_section=False,
-            )
-        return table
-
-    def _tpr(self, result: AttackResult, fpr: float) -> Text:
-        if not findings.resolvable(result, fpr):
-            return Text(findings.shortage(fpr).replace(" non-", "\nnon-"), style="dim italic")
-        return _figure(percent(result.tpr_at(fpr)), percents(result.tpr_interval(fpr)))
-
-    def _caption(self) -> Text:
-        members, nonmembers = self.parts[2]
-        lines = [
-            f"Measured on {members:,} held-out members and {nonmembers:,} non-members; under each "
-            "figure its 95% interval. Thresholds of the accuracy come from the select part"
-            + (
-                "; where an attack has none there, from the other half of these records."
-                if any(row.result.threshold is None for row in self.rows)
-                else "."
-            ),
-            f"The target's accuracy is {percent(self.accuracy[0])} on members and "
-            f"{percent(self.accuracy[1])} on non-members.",
-        ]
-        lines += findings.spread_lines(self.rows)
-        text = Text("\n".join(lines))
-        alarm = verdict.alarm(self)
-        if alarm:
-            text.append(f"\n{alarm}", style="bold red")
-        for note in self.notes:
-            text.append(f"\nNote: {clean(note)}", style="yellow")
-        return text
+        return table.table(self)
 
     def facts(self) -> dict[str, Any]:
         """What `results.json` holds: every figure, as strict JSON's types."""
@@ -129,7 +69,3 @@ def check_folder(out: str | PathLike[str]) -> Path:
     from jaxmeter.report import folder
 
     return folder.check(out)
-
-
-def _figure(value: str, interval: str, style: str = "") -> Text:
-    return Text.assemble((value, style), "\n", (interval, "dim"))

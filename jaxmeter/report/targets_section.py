@@ -1,10 +1,9 @@
 """The page's section on reference models: the same attacks on these in turn."""
 
-from collections.abc import Callable
 from typing import Any
 
-from jaxmeter.report import markup
-from jaxmeter.report.wording import percent, rate_name
+from jaxmeter.report import columns, markup
+from jaxmeter.report.columns import AUC, Column
 
 CAPTION = (
     "Each reference model in turn was the target, and the same attack by the others had to tell "
@@ -24,18 +23,18 @@ def rows_of(facts: dict[str, Any]) -> list[dict[str, Any]]:
 def table(facts: dict[str, Any]) -> str:
     """One row an attack: its AUC on this target, and the spread over reference models."""
     rows = rows_of(facts)
-    rates = [at["fpr"] for at in rows[0]["over_targets"]["tpr_at_fpr"]]
-    heads = ["Attack", "AUC on this target", "AUC on the models", "lowest to highest"]
-    heads += [f"TPR at {rate_name(fpr)} FPR on the models" for fpr in rates]
+    rates = [columns.tpr_at(at["fpr"]) for at in rows[0]["over_targets"]["tpr_at_fpr"]]
+    heads = ["Attack", f"{AUC.heading} on this target", f"{AUC.heading} on the models"]
+    heads += ["lowest to highest", *(f"{rate.heading} on the models" for rate in rates)]
     body = []
     for attack in rows:
         over = attack["over_targets"]
         auc = over["auc"]
         cells = [
-            f"{attack['auc']['value']:.3f}",
-            _spread(auc, "{:.3f}".format),
-            f"{auc['low']:.3f} to {auc['high']:.3f}",
-            *(_spread(at, percent) for at in over["tpr_at_fpr"]),
+            AUC.format.text(attack["auc"]["value"]),
+            _spread(auc, AUC),
+            f"{AUC.format.text(auc['low'])} to {AUC.format.text(auc['high'])}",
+            *(_spread(at, rate) for at, rate in zip(over["tpr_at_fpr"], rates, strict=True)),
         ]
         name = (
             f"{markup.text(attack['name'])}"
@@ -45,9 +44,10 @@ def table(facts: dict[str, Any]) -> str:
     return markup.table("attacks", heads, body)
 
 
-def _spread(summary: dict[str, Any], text: Callable[[float], str]) -> str:
+def _spread(summary: dict[str, Any], column: Column) -> str:
     """The mean over its standard deviation."""
     if summary["mean"] is None:
         return "<span>too few records</span>"
+    text = column.format.text
     sd = "" if summary["sd"] is None else f"sd {text(summary['sd'])}"
     return f'<span class="figure">{text(summary["mean"])}</span><span class="interval">{sd}</span>'

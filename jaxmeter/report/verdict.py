@@ -4,7 +4,7 @@ from typing import Any
 
 from jaxmeter.attacks.interface import FPRS
 from jaxmeter.report import findings
-from jaxmeter.report.facts import at_fpr
+from jaxmeter.report.measures import at_fpr
 from jaxmeter.report.result import AuditResult
 from jaxmeter.report.wording import clean, percent
 

@@ -30,11 +30,29 @@ def rate_name(fpr: float) -> str:
 
 
 def percents(interval: Interval) -> str:
-    """An interval of rates, e.g. "9.4–15.7%"; the first unit is left off if it is the same."""
-    low, high = percent(interval.low), percent(interval.high)
-    return (
-        f"{low.removesuffix('%')}–{high}" if not set("<>") & set(low + high) else f"{low} – {high}"
-    )
+    """An interval of rates, e.g. "9.4–15.7%"."""
+    return dashed(percent(interval.low), percent(interval.high))
+
+
+def dashed(low: str, high: str) -> str:
+    """An interval of numbers as text; the first unit is left off, as it is that of the second.
+
+    >>> dashed("9.4%", "15.7%"), dashed("<0.01%", "2.0%"), dashed("−0.012", "+0.030")
+    ('9.4–15.7%', '<0.01% – 2.0%', '−0.012 to +0.030')
+    """
+    if set("+−") & set(low + high):
+        return f"{low} to {high}"
+    return f"{low} – {high}" if set("<>") & set(low + high) else f"{low.removesuffix('%')}–{high}"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def p_value(value: float) -> str:
+    """A p-value with its relation."""
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 
 def plural(count: int, noun: str) -> str:

@@ -23,6 +23,7 @@ from jaxmeter.experiment.results.tidy_table import of_role, varying
 from jaxmeter.experiment.store.files import MALFORMED, read
 from jaxmeter.experiment.store.store import StoreWarning
 from jaxmeter.report import folder as report_folder
+from jaxmeter.report.columns import AUC
 from jaxmeter.report.markup import CSS, figure
 from jaxmeter.report.wording import clean, plural
 
@@ -223,11 +224,11 @@ def _runs(table: pa.Table, reports: Mapping[str, str]) -> str:
                 f'<td class="text" data-value="{_text(run)}"><code>{name}</code></td>',
                 *(_td(value_text(columns[a][i]), columns[a][i], text=True) for a in axes),
                 _td(columns["attack"][i], columns["attack"][i], text=True),
-                _td(f"{columns['auc'][i]:.3f}", columns["auc"][i]),
+                _td(AUC.format.text(columns["auc"][i]), columns["auc"][i]),
                 _td("–" if seconds is None else f"{seconds:.1f}", seconds),
             ]
         )
-    heads = ["run", *axes, "best attack", "its AUC", "seconds"]
+    heads = ["run", *axes, "best attack", f"its {AUC.heading}", "seconds"]
     note = "The best attack is the one with the largest AUC in that run: a little too high for it."
     return _table(heads, len(axes) + 2, rows) + _p(note)
 

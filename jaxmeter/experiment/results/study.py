@@ -33,11 +33,7 @@ def tidy(store: AnyStore, study: str | None = None) -> pa.Table:
     """One row a run and attack: every config field, figure with interval, budget and cost.
 
     Columns: `run`, `study`, the config's fields by dotted name (typed where all runs agree, else
-    text), `attack`, `access`, then `auc`, `accuracy` (balanced) and `tpr_at_<fpr>` each with
-    `_low` and `_high` (95%), `epsilon` (a lower bound in nats, see `AttackResult.epsilon`),
-    `known_members`, `known_nonmembers`, `models_trained`, `queries`, `reads`, `parameters`,
-    `held_members`, `held_nonmembers`, `train_accuracy`, `test_accuracy`, `seconds.<stage>`,
-    `seconds.this_attack`, `seconds`, `started`, `host`, `device`, `version.<package>`. A figure
+    text), then those of `jaxmeter.report.columns.COLUMNS`, which `docs/stores.md` lists. A figure
     that the held-out records cannot resolve is null. A config field of one of these names has
     "config." before it.
 

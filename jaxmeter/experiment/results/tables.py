@@ -15,8 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxmeter.experiment.results.finished import listed
-from jaxmeter.experiment.results.tidy_table import OVER_TARGETS, of_role, varying
-from jaxmeter.report.wording import clean, rate_name
+from jaxmeter.experiment.results.tidy_table import of_role, varying
+from jaxmeter.report import columns
+from jaxmeter.report.columns import RATE
+from jaxmeter.report.wording import clean
 
 _LATEX = {
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
@@ -184,14 +186,14 @@ def compared(
         check_numeric(table, name)
     wanted = dict.fromkeys((*by, *metrics))
     for metric in metrics:
-        wanted |= dict.fromkeys(n for n in _bounds(metric) if n in table.column_names)
-    columns = {name: table[name].to_pylist() for name in wanted}
+        wanted |= dict.fromkeys(n for n in columns.named(metric).names if n in table.column_names)
+    values_of = {name: table[name].to_pylist() for name in wanted}
     groups: dict[tuple[Any, ...], list[int]] = {}
-    for i, values in enumerate(zip(*(columns[n] for n in by), strict=True) if by else
+    for i, values in enumerate(zip(*(values_of[n] for n in by), strict=True) if by else
                                [()] * len(table)):  # fmt: skip
         groups.setdefault(values, []).append(i)
     lines = [
-        TableRow(values, len(rows), tuple(_cell(columns, metric, rows) for metric in metrics))
+        TableRow(values, len(rows), tuple(_cell(values_of, metric, rows) for metric in metrics))
         for values, rows in groups.items()
     ]
     return Comparison(by=by, metrics=metrics, lines=tuple(lines))
@@ -203,10 +205,10 @@ def default_axes(table: pa.Table) -> list[str]:
 
 
 def default_metrics(table: pa.Table) -> list[str]:
-    """AUC, TPR at each FPR for which some run has a figure, accuracy."""
-    figures = (name for name in of_role(table, "metric") if OVER_TARGETS not in name)
-    rates = [name for name in figures if name.startswith("tpr_at_")]
-    return ["auc", *(n for n in rates if table[n].null_count < len(table)), "accuracy"]
+    """AUC, TPR at each FPR, accuracy, and what else is `compared`, if some run has a figure."""
+    known = (n for n in of_role(table, "metric") if table[n].null_count < len(table))
+    found = [column for column in map(columns.named, known) if column.compared is not None]
+    return [column.name for column in sorted(found, key=lambda column: column.compared or 0)]
 
 
 def check_column(table: pa.Table, name: str) -> None:
@@ -230,7 +232,7 @@ def check_numeric(table: pa.Table, name: str) -> None:
 
 def is_rate(metric: str) -> bool:
     """Whether a metric is shown in percent."""
-    return metric.startswith("tpr_at_") or metric.endswith("accuracy")
+    return columns.named(metric).format.digits is RATE.digits
 
 
 def heading(metric: str) -> str:
@@ -239,20 +241,7 @@ def heading(metric: str) -> str:
     >>> heading("tpr_at_0.01"), heading("auc")
     ('TPR at 1% FPR (%)', 'AUC')
     """
-    name, over, part = metric.partition(OVER_TARGETS)
-    if over:
-        return f"{heading(name)}, {part} over reference models"
-    if metric.startswith("tpr_at_"):
-        return f"TPR at {rate_name(float(metric.removeprefix('tpr_at_')))} FPR (%)"
-    known = {
-        "auc": "AUC",
-        "accuracy": "balanced accuracy (%)",
-        "train_accuracy": "train accuracy (%)",
-        "test_accuracy": "test accuracy (%)",
-        "epsilon": "epsilon, at least",
-        "seconds": "seconds",
-    }
-    return known.get(metric) or clean(metric)
+    return columns.named(metric).metric
 
 
 def value_text(value: Any) -> str:
@@ -265,12 +254,8 @@ def cell_text(metric: str, cell: Cell) -> str:
     return _plain(metric, cell)
 
 
-def _bounds(metric: str) -> tuple[str, str]:
-    return f"{metric}_low", f"{metric}_high"
-
-
-def _cell(columns: dict[str, list[Any]], metric: str, rows: list[int]) -> Cell:
-    values = [float(v) for i in rows if (v := columns[metric][i]) is not None]
+def _cell(values_of: dict[str, list[Any]], metric: str, rows: list[int]) -> Cell:
+    values = [float(v) for i in rows if (v := values_of[metric][i]) is not None]
     if not values:
         return Cell(0, len(rows), None, None, None, None)
     finite = all(map(math.isfinite, values))
@@ -279,34 +264,27 @@ def _cell(columns: dict[str, list[Any]], metric: str, rows: list[int]) -> Cell:
         std = statistics.stdev(values) if finite else math.nan
         return Cell(len(values), len(rows), mean, std, None, None)
     low, high = (
-        next((columns[name][i] for i in rows if columns[name][i] is not None), None)
-        if name in columns
+        next((v for i in rows if (v := values_of[name][i]) is not None), None)
+        if name in values_of
         else None
-        for name in _bounds(metric)
+        for name in (f"{metric}_low", f"{metric}_high")
     )
     return Cell(1, len(rows), mean, None, low, high)
 
 
-# --- Numbers as text: the digits are chosen here and nowhere else.
-
-
-def _digits(metric: str, value: float) -> str:
-    if is_rate(metric):
-        return f"{100 * value:.1f}"
-    if metric.startswith("auc"):
-        return f"{value:.3f}"
-    return f"{value:.2f}" if metric == "epsilon" else f"{value:.4g}"
+# --- Numbers as text.
 
 
 def _parts(metric: str, cell: Cell) -> tuple[str, str, tuple[str, str] | None, str]:
     """Mean, spread, interval, and how many of the runs have the figure if not all."""
     assert cell.mean is not None
-    spread = "" if cell.std is None else _digits(metric, cell.std)
+    digits = columns.named(metric).format.digits
+    spread = "" if cell.std is None else digits(cell.std)
     interval = None
     if cell.low is not None and cell.high is not None:
-        interval = _digits(metric, cell.low), _digits(metric, cell.high)
+        interval = digits(cell.low), digits(cell.high)
     some = f"({cell.n} of {cell.runs})" if cell.n < cell.runs else ""
-    return _digits(metric, cell.mean), spread, interval, some
+    return digits(cell.mean), spread, interval, some
 
 
 def _plain(metric: str, cell: Cell) -> str:

@@ -7,9 +7,12 @@ from typing import Any
 import pyarrow as pa
 
 from jaxmeter.experiment.results.finished import Finished
+from jaxmeter.report import columns
+from jaxmeter.report.columns import INTERVAL, RUN, Column
 
 # What a column is, kept in its field's metadata: config, attack, metric, budget, cost, version.
 _ROLE = b"role"
+_CONFIG = "config."  # before a field that has the name of another column
 _EXACT = 2**53  # integers up to it are floats without loss
 
 
@@ -23,12 +26,13 @@ def tabulated(runs: Sequence[Finished]) -> pa.Table:
     whole = _Columns(len(runs))
     whole.add("run", "run", [run.name for run in runs])
     whole.add("study", "config", [run.study for run in runs])
-    fixed = {"run", "study", *_FIXED}
     for name in _union(run.fields for run in runs):
         if name == "study":
             continue
-        column = f"config.{name}" if name in fixed or name.startswith(_PREFIXES) else name
-        whole.add(column, "config", [run.fields.get(name) for run in runs])
+        taken = name in ("run", "study") or name.startswith(_CONFIG) or columns.is_reserved(name)
+        whole.add(
+            f"{_CONFIG}{name}" if taken else name, "config", [run.fields.get(name) for run in runs]
+        )
     axes = [name for name in varying(whole.table()) if name not in ("study", "seed")]
     order = _order(whole.table(), ("study", *axes, "seed", "run"))
     whole = _Columns(len(runs), whole.table().take(order))
@@ -36,79 +40,10 @@ def tabulated(runs: Sequence[Finished]) -> pa.Table:
 
     rows = [(i, row) for i, run in enumerate(runs) for row in run.attacks]
     table = _Columns(len(rows), whole.table().take([i for i, _ in rows]))
-    attacks = [row for _, row in rows]
-    table.add("attack", "attack", [row["name"] for row in attacks])
-    table.add("access", "attack", [row.get("access") for row in attacks])
-    table.figures("auc", [row["auc"] for row in attacks])
-    table.figures("accuracy", [row.get("balanced_accuracy") or {} for row in attacks])
-    by_fpr = [{at["fpr"]: at for at in row["tpr_at_fpr"]} for row in attacks]
-    for fpr in sorted({fpr for each in by_fpr for fpr in each}, reverse=True):
-        table.figures(tpr_column(fpr), [each.get(fpr, {}) for each in by_fpr])
-    table.add("epsilon", "metric", [number(row.get("epsilon")) for row in attacks], pa.float64())
-    _in_turn(table, [row.get("over_targets") or {} for row in attacks])
-    for name in ("known_members", "known_nonmembers", "models_trained", "queries"):
-        table.add(name, "budget", [row["budget"].get(name) for row in attacks], pa.int64())
-    for name in ("reads", "parameters"):
-        texts = [", ".join(row["budget"].get(name) or ()) for row in attacks]
-        table.add(name, "budget", texts, pa.string())
-    table.add("held_members", "budget", [row.get("n_members") for row in attacks], pa.int64())
-    table.add("held_nonmembers", "budget", [row.get("n_nonmembers") for row in attacks], pa.int64())
-
-    run_of = [runs[i] for i, _ in rows]
-    for place, name in enumerate(("train_accuracy", "test_accuracy")):
-        shares = [number(run.accuracy[place]) for run in run_of]
-        table.add(name, "metric", shares, pa.float64())
-    stages = [run.cost["stages"] for run in run_of]
-    for stage in _union(({s for s in each if ":" not in s} for each in stages), ordered=False):
-        seconds = [_seconds(each.get(stage)) for each in stages]
-        table.add(f"seconds.{stage}", "cost", seconds, pa.float64())
-    mine = [
-        _seconds(s.get(f"attack:{row['name']}")) for s, row in zip(stages, attacks, strict=True)
-    ]
-    table.add("seconds.this_attack", "cost", mine, pa.float64())
-    totals = [number(run.cost.get("seconds")) for run in run_of]
-    table.add("seconds", "cost", totals, pa.float64())
-    for name in ("started", "host"):
-        table.add(name, "cost", [run.cost.get(name) for run in run_of], pa.string())
-    table.add("device", "version", [run.device for run in run_of], pa.string())
-    for package in _union(run.versions for run in run_of):
-        values = [run.versions.get(package) for run in run_of]
-        table.add(f"version.{package}", "version", values, pa.string())
+    entries = [{**row, RUN: runs[i]} for i, row in rows]
+    for column in columns.in_tidy_table(entries):
+        table.add_column(column, [column.of(entry) for entry in entries])
     return table.table()
-
-
-def _in_turn(table: "_Columns", over: Sequence[dict[str, Any]]) -> None:
-    """Figures of the same attacks on reference models in turn, where there are any."""
-    if not any(over):
-        return
-    figures = [{"auc": each.get("auc")} for each in over]
-    for each, by_name in zip(over, figures, strict=True):
-        by_name |= {tpr_column(at["fpr"]): at for at in each.get("tpr_at_fpr", ())}
-    for name in _union(figures):
-        for part, role in (("mean", "metric"), ("sd", "interval")):
-            values = [number((by_name.get(name) or {}).get(part)) for by_name in figures]
-            table.add(f"{name}{OVER_TARGETS}{part}", role, values, pa.float64())
-    table.add("targets", "budget", [each.get("targets") for each in over], pa.int64())
-
-
-OVER_TARGETS = "_over_targets_"
-_FIXED = (
-    *("attack", "access", "auc", "auc_low", "auc_high", "accuracy", "accuracy_low"),
-    *("accuracy_high", "epsilon", "known_members", "known_nonmembers", "models_trained", "queries"),
-    *("reads", "parameters", "held_members", "held_nonmembers", "train_accuracy", "test_accuracy"),
-    *("seconds", "started", "host", "device", "targets"),
-    *("auc_over_targets_mean", "auc_over_targets_sd"),
-)
-_PREFIXES = ("tpr_at_", "seconds.", "version.", "config.")
-
-
-def tpr_column(fpr: float) -> str:
-    """The column of the TPR at an FPR.
-
-    >>> tpr_column(0.001)
-    'tpr_at_0.001'
-    """
-    return f"tpr_at_{fpr:g}"
 
 
 def of_role(table: pa.Table, role: str) -> list[str]:
@@ -156,15 +91,16 @@ class _Columns:
         self.arrays.append(array)
         self.fields.append(pa.field(name, array.type, metadata={_ROLE: role.encode()}))
 
-    def figures(self, name: str, figures: Sequence[dict[str, Any]]) -> None:
-        """A value and its interval, as three columns."""
-        for suffix, key, role in (
-            ("", "value", "metric"),
-            ("_low", "low", "interval"),
-            ("_high", "high", "interval"),
-        ):
-            values = [number(figure.get(key)) for figure in figures]
-            self.add(f"{name}{suffix}", role, values, pa.float64())
+    def add_column(self, column: Column, values: Sequence[Any]) -> None:
+        """A column of attacks; a figure with its interval as three."""
+        kind = pa.type_for_alias(column.type)
+        if not column.interval:
+            plain = [number(v) for v in values] if column.type == "double" else values
+            self.add(column.name, column.role, plain, kind)
+            return
+        for end, part in INTERVAL:
+            figures = [number((value or {}).get(part)) for value in values]
+            self.add(f"{column.name}{end}", "interval" if end else column.role, figures, kind)
 
     def table(self) -> pa.Table:
         return pa.table(self.arrays, schema=pa.schema(self.fields))
@@ -189,13 +125,8 @@ def _text(value: Any) -> str | None:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _seconds(stage: dict[str, Any] | None) -> float | None:
-    return number(stage.get("seconds")) if stage else None
-
-
-def _union(groups: Iterable[Iterable[str]], ordered: bool = True) -> list[str]:
-    names = dict.fromkeys(name for group in groups for name in group)
-    return list(names) if ordered else sorted(names)
+def _union(groups: Iterable[Iterable[str]]) -> list[str]:
+    return list(dict.fromkeys(name for group in groups for name in group))
 
 
 def _order(table: pa.Table, names: Sequence[str]) -> list[int]:
