@@ -67,7 +67,7 @@ def test_a_row_more_is_in_every_place(column: Column, tmp_path: Path):
     comparison = results.table(tmp_path, "s")
     assert comparison.metrics == ("auc", "tpr_at_0.01", "accuracy", "advantage")
     mean = f"{100 * np.mean(table['advantage'].to_pylist()[::2]):.1f}"
-    markdown, latex = comparison.markdown(), comparison.latex()
+    markdown, latex = (" ".join(f().split()) for f in (comparison.markdown, comparison.latex))
     assert r"advantage (%) |" in markdown and f"| {mean} ±" in markdown
     assert r"advantage (\%)" in latex and rf"${mean} \pm" in latex
 

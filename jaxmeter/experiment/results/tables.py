@@ -5,7 +5,7 @@ import io
 import math
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 from rich import box
 from rich.table import Table
 from rich.text import Text
+from tabulate import DataRow, Line, TableFormat, tabulate
 
 from jaxmeter.experiment.results.finished import listed
 from jaxmeter.experiment.results.tidy_table import of_role, varying
@@ -20,6 +21,19 @@ from jaxmeter.report import columns
 from jaxmeter.report.columns import RATE
 from jaxmeter.report.wording import clean
 
+# tabulate's own would escape the formulas that figures are.
+_BOOKTABS = TableFormat(
+    lineabove=lambda widths, sides: (
+        rf"\begin{{tabular}}{{{''.join(side[0] for side in sides)}}}" + "\n\\toprule"
+    ),
+    linebelowheader=Line(r"\midrule", "", "", ""),
+    linebetweenrows=None,
+    linebelow=Line("\\bottomrule\n\\end{tabular}", "", "", ""),
+    headerrow=DataRow("", " & ", r" \\"),
+    datarow=DataRow("", " & ", r" \\"),
+    padding=0,
+    with_header_hide=None,
+)
 _LATEX = {
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "–": "--"},
@@ -88,11 +102,8 @@ class Comparison:
 
     def markdown(self) -> str:
         """A table of GitHub's Markdown, and its caption."""
-        heads = [_markdown(head) for head in self.heads]
-        rule = ["---"] * len(self.by) + ["---:"] * (len(heads) - len(self.by))
         rows = [[_markdown(t) for t in self._texts(line, _plain)] for line in self.lines]
-        lines = [f"| {' | '.join(row)} |" for row in (heads, rule, *rows)]
-        return "\n".join([*lines, "", self.caption, ""])
+        return f"{self._tabulated(map(_markdown, self.heads), rows, 'pipe')}\n\n{self.caption}\n"
 
     def csv(self) -> str:
         """Unrounded: for every metric its mean, std, n, and the interval of a single run.
@@ -115,28 +126,13 @@ class Comparison:
 
     def latex(self) -> str:
         r"""A `tabular` for the package booktabs."""
-        columns = "l" * len(self.by) + "r" * (1 + len(self.metrics))
-        heads = " & ".join(map(_latex, self.heads))
+        texts = len(self.by)
         rows = [
-            " & ".join(
-                text if i >= len(self.by) + 1 else _latex(text)
-                for i, text in enumerate(self._texts(line, _math))
-            )
+            [_latex(text) if i < texts else text for i, text in enumerate(self._texts(line, _math))]
             for line in self.lines
         ]
-        return "\n".join(
-            [
-                f"% {self.caption}",
-                rf"\begin{{tabular}}{{{columns}}}",
-                r"\toprule",
-                rf"{heads} \\",
-                r"\midrule",
-                *(rf"{row} \\" for row in rows),
-                r"\bottomrule",
-                r"\end{tabular}",
-                "",
-            ]
-        )
+        tabular = self._tabulated(map(_latex, self.heads), rows, _BOOKTABS)
+        return f"% {self.caption}\n{tabular}\n"
 
     @property
     def heads(self) -> list[str]:
@@ -154,6 +150,13 @@ class Comparison:
         if any(cell.mean is None for line in self.lines for cell in line.cells):
             said.append("–: cannot be resolved with so few records.")
         return " ".join(said)
+
+    def _tabulated(
+        self, heads: Iterable[str], rows: Sequence[Sequence[str]], form: str | TableFormat
+    ) -> str:
+        """Text as it is, and numbers to the right."""
+        sides = ["left"] * len(self.by) + ["right"] * (1 + len(self.metrics))
+        return tabulate(rows, [*heads], form, colalign=sides, disable_numparse=True)
 
     def _texts(self, line: TableRow, written: Callable[[str, Cell], str]) -> list[str]:
         cells = [written(m, cell) for m, cell in zip(self.metrics, line.cells, strict=True)]
