@@ -16,17 +16,19 @@ import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from conftest import REPOSITORY
 from markdown_it import MarkdownIt
 from stores import ATTACKS, finished_run, rows, run_name, small_study
 
 from jaxmeter import experiment
 from jaxmeter.experiment import results
 from jaxmeter.experiment.cli import results as showing
-from jaxmeter.experiment.results import finished
+from jaxmeter.experiment.results import finished, pages
 from jaxmeter.experiment.results import reports as run_reports
 from jaxmeter.experiment.results.tables import compared
 from jaxmeter.experiment.results.tensorboard import TAGS
 from jaxmeter.experiment.results.tidy_table import varying
+from jaxmeter.experiment.store import fingerprint
 from jaxmeter.experiment.store.files import FORMAT
 from jaxmeter.experiment.store.locks import locked
 from jaxmeter.experiment.store.remote import Mirror
@@ -558,6 +560,19 @@ def test_reports_are_written_again_only_if_their_run_changed(tmp_path: Path):
     changed(folder, "results.json", notes=["another note"])
     assert "another note" in page.read_text() if results.index(tmp_path, "s") else False
     assert page.stat().st_ino != first
+
+
+def test_a_report_follows_from_its_code_and_its_templates(tmp_path: Path, monkeypatch):
+    behind, _ = fingerprint._modules_behind(pages._DRAWN_BY)
+    files = {Path(path).relative_to(REPOSITORY / "jaxmeter").as_posix() for path in behind}
+    assert {"report/columns.py", "report/markup.py", "metrics.py", "auditing/assembly.py"} <= files
+    today = pages._package()
+    for name in ("base.html", "report.html", "page.css"):
+        changed_templates = shutil.copytree(pages.TEMPLATES, tmp_path / name)
+        with (changed_templates / name).open("a") as file:
+            file.write(" ")
+        monkeypatch.setattr(pages, "TEMPLATES", changed_templates)
+        assert pages._package() != today
 
 
 # --- Event files ---------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from jaxmeter.auditing.layers import READS, measured_layers
 from jaxmeter.auditing.references import seen_by
 from jaxmeter.metrics import MetricWarning
 from jaxmeter.reference import ReferenceWarning
-from jaxmeter.report import layers_section, page
+from jaxmeter.report import markup, page
 from jaxmeter.report.figures.layers import MARKERS
 from jaxmeter.report.layer_map import LayerMap
 from jaxmeter.report.result import LayerSignal
@@ -454,7 +454,7 @@ def test_what_references_lack_is_mapped_without_them(target, data, references):
 
 @pytest.mark.parametrize("named", ["layer", "variable"])
 def test_names_from_a_file_are_no_markup_of_the_page(named):
-    name = "<img src=x onerror=alert(1)>&"
+    name = "<img src=x onerror=alert(1)>&{{ 7 * 7 }}"
     interval = {"value": 0.6, "low": 0.5, "high": 0.7}
     row = {
         "layer": name if named == "layer" else "dense",
@@ -466,6 +466,7 @@ def test_names_from_a_file_are_no_markup_of_the_page(named):
         "may_be_best": True,
     }
     facts = {"finding": [name], "scored": name, "signals": [row]}
-    html = layers_section.section(facts, {"layers": "<svg></svg>"})
+    drawn = {"layers": markup.figure("layers", {"layers": "<svg></svg>"}, "label")}
+    html = markup.rendered("layers.html", layers=page.layers(facts), drawn=drawn)
     assert name not in html and "<img" not in html
-    assert html.count("&lt;img src=x onerror=alert(1)&gt;&amp;") == 3
+    assert html.count("&lt;img src=x onerror=alert(1)&gt;&amp;{{ 7 * 7 }}") == 3

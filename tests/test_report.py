@@ -523,7 +523,7 @@ def test_a_figure_that_is_listed_is_in_the_folder_and_the_page(tmp_path, monkeyp
     make_report(n=40).save(tmp_path / "out")
     assert {"own.png", "own.svg"} < {path.name for path in (tmp_path / "out" / "figures").iterdir()}
     html = (tmp_path / "out" / "report.html").read_text("utf-8")
-    for said in ("A figure &lt;of&gt; one&#x27;s own", "A heading &amp; more", "A caption."):
+    for said in ("A figure &lt;of&gt; one&#39;s own", "A heading &amp; more", "A caption."):
         assert said in html
     folder.check(tmp_path / "out")  # a report's own figures are no stranger's files
 

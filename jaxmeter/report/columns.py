@@ -66,7 +66,7 @@ SECONDS = Format(duration, "{:.4g}".format)
 NUMBER = Format("{:.4g}".format, "{:.4g}".format)
 
 
-class Cell(NamedTuple):
+class ReportCell(NamedTuple):
     """What a report shows of an attack in a column.
 
     Attributes:
@@ -163,24 +163,24 @@ class Column:
         """The value in an entry."""
         return self.read(entry) if self.read else entry.get(self.key)
 
-    def cell(self, entry: Entry, place: Place) -> Cell:
+    def cell(self, entry: Entry, place: Place) -> ReportCell:
         """What a report shows of an entry."""
         return self.shown(self.of(entry), place)
 
-    def shown(self, value: Any, place: Place) -> Cell:
+    def shown(self, value: Any, place: Place) -> ReportCell:
         """What a report shows of a value."""
         figure = value if isinstance(value, Mapping) else {"value": value}
         if figure["value"] is None:
-            return Cell(figure.get("reason") or "–", is_reason=bool(figure.get("reason")))
+            return ReportCell(figure.get("reason") or "–", is_reason=bool(figure.get("reason")))
         if isinstance(figure["value"], str):
-            return Cell(clean(figure["value"]))
+            return ReportCell(clean(figure["value"]))
         below = []
         if "low" in figure:
             low, high = self.format.text(figure["low"]), self.format.text(figure["high"])
             below.append(dashed(low, high) if place == "terminal" else f"{low} to {high}")
         if self.tested:
             below.append(f"p {p_value(figure['p_value'])}")
-        return Cell(self.format.text(figure["value"]), tuple(below))
+        return ReportCell(self.format.text(figure["value"]), tuple(below))
 
 
 # --- What becomes of some columns.

@@ -1,14 +1,19 @@
-"""Pieces of HTML pages. Every text from outside passes `html.escape`."""
+"""HTML pages from templates: what templates know, and the pieces that they show."""
 
+import functools
 import re
-from html import escape
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from jaxmeter.report.columns import Cell
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from jaxmeter.report.columns import ReportCell
 from jaxmeter.report.wording import clean, percent
 
-CSS = (Path(__file__).parent / "page.css").read_text("utf-8")
+TEMPLATES = Path(__file__).parent / "templates"
+CSS = (TEMPLATES / "page.css").read_text("utf-8")
 # The figures' colours, which the page's style sheet sets for light and dark.
 _COLOURS = {
     "#1f2328": "ink",
@@ -23,51 +28,63 @@ _COLOURS = {
 }
 
 
-def section(name: str, title: str, *content: str) -> str:
-    """A part of a page under its heading; `content` is HTML."""
-    return f'<section id="{name}">\n<h2>{text(title)}</h2>\n' + "\n".join(content) + "\n</section>"
+class Mark(NamedTuple):
+    """An interval drawn on an axis from 0 to 100, with a line at chance."""
+
+    low: float
+    value: float
+    high: float
+    chance: float
 
 
-def caption(said: str) -> str:
-    """Small text under a table or figure."""
-    return f'<p class="caption">{text(said)}</p>'
+class SheetRow(NamedTuple):
+    """A row of a table: what it is of, what stands below, and its cells."""
+
+    name: str
+    below: str
+    cells: Sequence[ReportCell | Mark]
+    style: str = ""  # its class in the style sheet
 
 
-def table(kind: str, heads: list[str], rows: list[tuple[str, str, list[str]]]) -> str:
-    """A table that scrolls, and folds up on a phone.
+class Sheet(NamedTuple):
+    """A table: the columns' headings, that of the rows' names first, and the rows."""
+
+    heads: Sequence[str]
+    rows: Sequence[SheetRow]
+
+
+def rendered(template: str, folder: Path = TEMPLATES, **context: Any) -> str:
+    """A page of a template. Texts are shown on one line, and escaped where they are no `Markup`.
 
     Args:
-      kind: its class in the style sheet.
-      heads: texts of the columns.
-      rows: class of the row or "", HTML of the first cell, which names the row, and of the others.
+      template: its name in the folder, or in the reports'.
+      folder: where it lies.
+      context: the names that it knows, beside `css`.
     """
-    head = "".join(f'<th scope="col">{text(name)}</th>' for name in heads)
-    body = "\n".join(
-        f'<tr{f" class={style}" if style else ""}><th scope="row">{first}</th>'
-        + "".join(
-            f'<td data-label="{text(name)}">{cell}</td>'
-            for name, cell in zip(heads[1:], cells, strict=True)
-        )
-        + "</tr>"
-        for style, first, cells in rows
+    return _environment(folder).get_template(template).render({"css": Markup(CSS), **context})
+
+
+@functools.cache
+def _environment(folder: Path) -> Environment:
+    made = Environment(
+        loader=FileSystemLoader([folder, TEMPLATES]),
+        autoescape=True,
+        finalize=lambda value: value if hasattr(value, "__html__") else clean(value),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return (
-        f'<div class="scroll"><table class="{kind}">\n<thead><tr>{head}</tr></thead>\n<tbody>\n'
-        f"{body}\n</tbody></table></div>"
-    )
+    made.filters |= {
+        "count": "{:,}".format,
+        "tenths": "{:.1f}".format,
+        "percent": percent,
+        "number": number,
+        "whole": whole,
+    }
+    return made
 
 
-def cell(shown: Cell) -> str:
-    """A figure over its interval, or why there is none."""
-    if shown.is_reason:
-        return f'<span class="short">{whole(shown.value)}</span>'
-    if not shown.below:
-        return f"<span>{text(shown.value)}</span>"
-    below = "<br>".join(map(text, shown.below))
-    return f'<span class="figure">{text(shown.value)}</span><span class="interval">{below}</span>'
-
-
-def figure(name: str, figures: dict[str, str], label: str) -> str:
+def figure(name: str, figures: Mapping[str, str], label: str) -> Markup:
     """The SVG without its file header, in the page's colours, its ids apart from other figures'."""
     svg = figures[name][figures[name].index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
@@ -78,17 +95,14 @@ def figure(name: str, figures: dict[str, str], label: str) -> str:
     svg = re.sub(r'href="#', f'href="#{name}-', svg)
     for colour, variable in _COLOURS.items():
         svg = re.sub(rf"(fill|stroke): {colour}\b", rf"\1: var(--{variable})", svg)
-    return f'<figure class="{name}" role="img" aria-label="{text(label)}">{svg}</figure>'
+    start = Markup('<figure class="{}" role="img" aria-label="{}">').format(name, clean(label))
+    return start + Markup(svg) + Markup("</figure>")
 
 
-def text(value: Any) -> str:
-    """Anything from outside, escaped and on one line."""
-    return escape(clean(value))
-
-
-def whole(words: str) -> str:
+def whole(words: str) -> Markup:
     """Text whose hyphened words stay on one line."""
-    return re.sub(r"(\w+-\w+)", r'<span class="whole">\1</span>', text(words))
+    escaped = str(escape(clean(words)))  # `Markup` would escape the tags that are put in
+    return Markup(re.sub(r"(\w+-\w+)", r'<span class="whole">\1</span>', escaped))
 
 
 def shape(sizes: list[int]) -> str:
@@ -103,7 +117,7 @@ def percent_or_unknown(rate: float | str | None) -> str:
 
 def number(value: float | str | None) -> str:
     """A number with four digits; other things as text."""
-    return f"{value:.4g}" if isinstance(value, float | int) else text(value)
+    return f"{value:.4g}" if isinstance(value, float | int) else str(value)
 
 
 def size(count: int) -> str:

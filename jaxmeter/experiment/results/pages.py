@@ -1,37 +1,39 @@
 """A study as static HTML: an index with its tables and figures, and a report for every run.
 
 No page needs the network or a server. The index has one short script, which sorts tables and is
-allowed by its hash; without it everything is still there.
+allowed by its hash; without it everything is still there. Its words are in `templates/study.html`.
 """
 
 import base64
 import hashlib
-import html
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
+from markupsafe import Markup
 
 from jaxmeter.experiment.results.finished import DamagedRun, Finished, Unfinished, replaced
 from jaxmeter.experiment.results.reports import report
 from jaxmeter.experiment.results.tables import Comparison, cell_text, value_text
 from jaxmeter.experiment.results.tidy_table import of_role, varying
 from jaxmeter.experiment.store.files import MALFORMED, read
+from jaxmeter.experiment.store.fingerprint import code_version, content_of, digest
 from jaxmeter.experiment.store.store import StoreWarning
 from jaxmeter.report import folder as report_folder
 from jaxmeter.report.columns import AUC
-from jaxmeter.report.markup import CSS, figure
-from jaxmeter.report.wording import clean, plural
+from jaxmeter.report.markup import CSS, TEMPLATES, figure, rendered
+from jaxmeter.report.wording import plural
 
-_HERE = Path(__file__).parent
-_CSS = CSS + (_HERE / "study.css").read_text("utf-8")
-_JS = (_HERE / "study.js").read_text("utf-8")
+_TEMPLATES = Path(__file__).parent / "templates"
+_CSS = CSS + (_TEMPLATES / "study.css").read_text("utf-8")
+_JS = (_TEMPLATES / "study.js").read_text("utf-8")
 _MARK = "jaxmeter-inputs"
 _READ = ("config.json", "results.json", "scores.npz", "cost.json")
+_DRAWN_BY = ("jaxmeter.experiment.results.reports", "jaxmeter.report.folder")
 _MOST_VALUES = 12
 
 
@@ -55,35 +57,37 @@ def index_page(
     """
     runs = list(dict.fromkeys(table["run"].to_pylist()))
     attacks = list(dict.fromkeys(table["attack"].to_pylist()))
-    said = f"{plural(len(runs), 'finished run')}, {plural(len(attacks), 'attack')}"
+    counted = f"{plural(len(runs), 'finished run')}, {plural(len(attacks), 'attack')}"
     counts = {
         s: sum(run.state == s for run in unfinished) for s in ("failed", "running", "damaged")
     }
-    said += "".join(f", {count} {state}" for state, count in counts.items() if count)
+    counted += "".join(f", {count} {state}" for state, count in counts.items() if count)
     other = len(unfinished) - sum(counts.values())
-    said += f", {other} in another state" if other else ""
-    body = [
-        f'<header>\n<p class="kicker">Membership inference study</p>\n<h1>{_text(study)}</h1>\n'
-        f'<p class="target">{_text(said)}.</p>\n</header>',
-        _section("axes", "What was swept", _axes(table)),
-        _section("comparison", "Configurations side by side", _comparison(comparison)),
-        *([_section("figures", "Figures", _figures(figures))] if figures else []),
-        _section("runs", "Runs", _runs(table, reports)),
-    ]
-    if unfinished:
-        body.append(_section("unfinished", "Runs without results", _unfinished(unfinished)))
-    allowed = base64.b64encode(hashlib.sha256(_JS.encode()).digest()).decode()
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        f"style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{allowed}'\">\n"
-        f"<title>{_text(study)}: membership inference study</title>\n<style>\n{_CSS}</style>\n"
-        "</head>\n<body>\n<main>\n" + "\n".join(body) + "\n</main>\n<footer>Written by jaxmeter. "
-        "Intervals are 95%. A spread over seeds says how training again changes a figure; an "
-        "interval says how other records would.</footer>\n"
-        f"<script>{_JS}</script>\n</body>\n</html>\n"
+    counted += f", {other} in another state" if other else ""
+    drawn = {name: svg for name, (_, svg) in figures.items()}
+    return rendered(
+        "study.html",
+        _TEMPLATES,
+        css=Markup(_CSS),
+        script=Markup(_JS),
+        allowed=base64.b64encode(hashlib.sha256(_JS.encode()).digest()).decode(),
+        study=study,
+        counted=counted,
+        axes=[(name, _values(table[name].to_pylist())) for name in varying(table)],
+        same=[
+            (name, value_text(table[name][0].as_py()))
+            for name in of_role(table, "config")
+            if len(table[name].unique()) == 1
+        ],
+        comparison=_comparison(comparison),
+        caption=comparison.caption,
+        figures=[(figure(name, drawn, text), text) for name, (text, _) in figures.items()],
+        runs=_runs(table, reports),
+        unfinished=SortableTable(
+            ["run", "state", "why"],
+            3,
+            [[SortableCell.of(text) for text in run] for run in unfinished],
+        ),
     )
 
 
@@ -148,15 +152,8 @@ def _mark(run: Finished) -> str:
 
 
 def _package() -> str:
-    """The code that draws reports, by the hash of its files."""
-    place = _HERE.parents[1]
-    room = place / "report"
-    beside = (place / "metrics.py", place / "terminal.py", place / "attacks/interface.py")
-    files = [*room.rglob("*.py"), *room.rglob("*.css"), *beside, _HERE / "reports.py"]
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+    """What draws reports: the code by what it does, templates and style sheets by their bytes."""
+    return digest([code_version(*_DRAWN_BY), content_of(TEMPLATES)])
 
 
 def _has(path: Path, mark: str) -> bool:
@@ -167,120 +164,73 @@ def _has(path: Path, mark: str) -> bool:
         return False
 
 
-# --- Sections.
+# --- Tables.
 
 
-def _axes(table: pa.Table) -> str:
-    rows = []
-    for name in varying(table):
-        values = list(dict.fromkeys(map(value_text, table[name].to_pylist())))
-        shown = ", ".join(values[:_MOST_VALUES])
-        more = f", … ({len(values)} values)" if len(values) > _MOST_VALUES else ""
-        rows.append(f"<dt>{_text(name)}</dt><dd>{_text(shown + more)}</dd>")
-    fixed = [name for name in of_role(table, "config") if len(table[name].unique()) == 1]
-    same = "".join(
-        f"<dt>{_text(n)}</dt><dd>{_text(value_text(table[n][0].as_py()))}</dd>\n" for n in fixed
-    )
-    swept = "<dl>\n" + "\n".join(rows) + "\n</dl>" if rows else _p("Nothing: all runs are alike.")
-    return (
-        f"{swept}<details><summary>What is the same in all runs</summary><dl>{same}</dl></details>"
-    )
+class SortableCell(NamedTuple):
+    """A cell of a table that can be sorted: what it shows, and the value that it is sorted by."""
+
+    shown: str
+    value: Any
+    is_text: bool = False
+    is_name: bool = False
+    link: str | None = None
+
+    @classmethod
+    def of(cls, value: Any) -> "SortableCell":
+        """A value of a config field, or a text."""
+        return cls(value_text(value), value, is_text=True)
 
 
-def _comparison(comparison: Comparison) -> str:
-    n = len(comparison.by)
+class SortableTable(NamedTuple):
+    """A table: its headings, how many columns are text, from the left, and its rows."""
+
+    heads: Sequence[str]
+    texts: int
+    rows: Sequence[Sequence[SortableCell]]
+
+
+def _values(values: Sequence[Any]) -> str:
+    texts = list(dict.fromkeys(map(value_text, values)))
+    more = f", … ({len(texts)} values)" if len(texts) > _MOST_VALUES else ""
+    return ", ".join(texts[:_MOST_VALUES]) + more
+
+
+def _comparison(comparison: Comparison) -> SortableTable:
     rows = []
     for line in comparison.lines:
-        cells = [_td(value_text(v), v, text=True) for v in line.values]
-        cells.append(_td(str(line.runs), line.runs))
+        cells = [*map(SortableCell.of, line.values), SortableCell(str(line.runs), line.runs)]
         cells += [
-            _td(cell_text(metric, cell), cell.mean)
+            SortableCell(cell_text(metric, cell), cell.mean)
             for metric, cell in zip(comparison.metrics, line.cells, strict=True)
         ]
         rows.append(cells)
-    return _table(comparison.heads, n, rows) + _p(comparison.caption)
+    return SortableTable(comparison.heads, len(comparison.by), rows)
 
 
-def _runs(table: pa.Table, reports: Mapping[str, str]) -> str:
+def _runs(table: pa.Table, reports: Mapping[str, str]) -> SortableTable:
+    """Each run with its best attack, of those that query the target if there are any."""
     axes = varying(table)
-    columns = {name: table[name].to_pylist() for name in ("run", "attack", "access", "auc", *axes)}
-    columns["seconds"] = table["seconds"].to_pylist()
-    best: dict[str, int] = {}
-    for i, run in enumerate(columns["run"]):
-        rank = (columns["access"][i] != "blind", columns["auc"][i])
-        if run not in best or rank > (
-            columns["access"][best[run]] != "blind",
-            columns["auc"][best[run]],
-        ):
-            best[run] = i
+    names = dict.fromkeys(("run", "attack", "access", "auc", "seconds", *axes))
+    best: dict[str, tuple[tuple[bool, float], dict[str, Any]]] = {}
+    for row in table.select(list(names)).to_pylist():
+        rank = (row["access"] != "blind", row["auc"])
+        if row["run"] not in best or rank > best[row["run"]][0]:
+            best[row["run"]] = rank, row
     rows = []
-    for run, i in best.items():
-        name = _text(run)
-        if run in reports:
-            name = f'<a href="{html.escape(reports[run])}">{name}</a>'
-        seconds = columns["seconds"][i]
+    for run, (_, row) in best.items():
+        seconds = row["seconds"]
         rows.append(
             [
-                f'<td class="text" data-value="{_text(run)}"><code>{name}</code></td>',
-                *(_td(value_text(columns[a][i]), columns[a][i], text=True) for a in axes),
-                _td(columns["attack"][i], columns["attack"][i], text=True),
-                _td(AUC.format.text(columns["auc"][i]), columns["auc"][i]),
-                _td("–" if seconds is None else f"{seconds:.1f}", seconds),
+                SortableCell(run, run, is_text=True, is_name=True, link=reports.get(run)),
+                *(SortableCell.of(row[axis]) for axis in axes),
+                SortableCell.of(row["attack"]),
+                SortableCell(AUC.format.text(row["auc"]), row["auc"]),
+                SortableCell("–" if seconds is None else f"{seconds:.1f}", seconds),
             ]
         )
     heads = ["run", *axes, "best attack", f"its {AUC.heading}", "seconds"]
-    note = "The best attack is the one with the largest AUC in that run: a little too high for it."
-    return _table(heads, len(axes) + 2, rows) + _p(note)
-
-
-def _unfinished(runs: Sequence[Unfinished]) -> str:
-    rows = [
-        [_td(run.name, run.name, text=True), _td(run.state, run.state, text=True),
-         _td(run.reason, run.reason, text=True)]
-        for run in runs
-    ]  # fmt: skip
-    return _table(["run", "state", "why"], 3, rows)
-
-
-def _figures(figures: Mapping[str, tuple[str, str]]) -> str:
-    drawn = {name: svg for name, (_, svg) in figures.items()}
-    shown = [
-        f"<div>{figure(name, drawn, text)}{_p(text)}</div>" for name, (text, _) in figures.items()
-    ]
-    return f'<div class="figures">{"".join(shown)}</div>'
-
-
-# --- Pieces.
-
-
-def _table(heads: Sequence[str], texts: int, rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(
-        f'<th scope="col"{" class=text" if i < texts else ""}>{_text(name)}</th>'
-        for i, name in enumerate(heads)
-    )
-    lines = "\n".join(f"<tr>{''.join(cells)}</tr>" for cells in rows)
-    return (
-        f'<div class="scroll"><table class="sheet">\n<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{lines}\n</tbody></table></div>"
-    )
-
-
-def _td(shown: str, value: Any, text: bool = False) -> str:
-    kind = ' class="text"' if text else ""
-    sortable = "" if value is None else _text(value)
-    return f'<td{kind} data-value="{sortable}">{_text(shown)}</td>'
-
-
-def _section(name: str, title: str, content: str) -> str:
-    return f'<section id="{name}">\n<h2>{_text(title)}</h2>\n{content}\n</section>'
-
-
-def _p(text: str) -> str:
-    return f'<p class="caption">{_text(text)}</p>' if text else ""
-
-
-def _text(text: Any) -> str:
-    return html.escape(clean(text))
+    return SortableTable(heads, len(axes) + 2, rows)
 
 
 def slug(name: str) -> str:
