@@ -97,7 +97,7 @@ class Column:
       says: what it says and in which unit, for the docs.
       value: what `results.json` holds of a row, whose report has this first row; None where it is
         no entry of its own there. A figure with its interval is a dict of value, low and high.
-      read: the value in an entry; by default that of `key`.
+      read: the value in an entry, by default that of `key`; of a report's column from this alone.
       tidy: whether the tidy table has it.
       name: its name there, by default the key; with "<" for columns whose names follow from runs.
       type: Arrow's type there: "double", "int64" or "string".
@@ -109,6 +109,7 @@ class Column:
       places: the reports that show it.
       compared: its place among the metrics of a comparison that names none; None: it is not there.
       ranks: whether attacks are ranked by it: the best one's is bold, the page draws intervals.
+      is_long: whether a run's summary leaves it out, which no tidy table needs.
       split: the columns that it amounts to for some entries; by default itself.
     """
 
@@ -129,6 +130,7 @@ class Column:
     places: tuple[Place, ...] = REPORTS
     compared: int | None = 3
     ranks: bool = False
+    is_long: bool = False
     split: "Callable[[Sequence[Entry]], list[Column]] | None" = None
 
     def __post_init__(self) -> None:
@@ -331,6 +333,7 @@ MINUS = Column(
     group=Group.PAIRED,
     places=("page",),
     compared=None,
+    is_long=True,
     split=_minus_first,
 )
 TPR = Column(
@@ -541,11 +544,13 @@ COLUMNS: tuple[Column, ...] = (  # in the order of results.json
         "history",
         "epochs of a learned attack",
         lambda row, first: [epoch._asdict() for epoch in row.history],
+        is_long=True,
     ),
     _fact(
         "roc",
         "the ROC curve by its corners",
         lambda row, first: measures.thinned_roc(row.result),
+        is_long=True,
     ),
 )
 
@@ -557,6 +562,12 @@ def entry(row: Row, first: Row, place: Place | None = None) -> dict[str, Any]:
     """A row's entry of `results.json`, or of it what a report shows; `first` is the first row."""
     asked = [column for column in COLUMNS if place is None or place in column.places]
     return {column.key: column.value(row, first) for column in asked if column.value}
+
+
+def brief(entry: Entry) -> dict[str, Any]:
+    """An entry without what is long: what a run's summary holds of it."""
+    long = {column.key for column in COLUMNS if column.is_long}
+    return {key: value for key, value in entry.items() if key not in long}
 
 
 def in_report(place: Place, entries: Sequence[Entry]) -> list[Column]:

@@ -22,6 +22,7 @@ from jaxmeter.experiment.results.tables import (
     value_text,
 )
 from jaxmeter.metrics import AttackResult
+from jaxmeter.report.columns import AUC
 from jaxmeter.report.figures.style import (
     DASHES,
     MUTED,
@@ -135,7 +136,7 @@ def metric_figure(
         text = ", ".join(f"{n} {value_text(v)}" for n, v in zip(others, key, strict=True))
         set_title(ax, text, 30 if columns == 2 else 60)
         _axis(ax, values, place)
-        if metric == "auc":
+        if metric == AUC.name:
             ax.axhline(0.5, color=MUTED, lw=1, ls=(0, (2, 2)), zorder=1)
         if is_rate(metric):
             ax.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{100 * rate:g}"))

@@ -28,10 +28,9 @@ from jaxmeter.experiment.store.files import FORMAT, encoded, parsed, read, sha25
 from jaxmeter.experiment.store.fingerprint import content_of, digest, surroundings
 from jaxmeter.experiment.store.locks import Busy, is_held, locked
 from jaxmeter.experiment.store.store import Entry, FailedBefore, Store, StoreWarning, opened
+from jaxmeter.report import columns
 
 _RUN = re.compile(r"[\w-]+-[0-9a-f]{12}")
-# What a table never shows of an attack, and what makes most of results.json.
-_LONG = ("roc", "history", "auc_minus_reference")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +251,7 @@ def _described(config: Config, name: str, contents: Mapping[str, str]) -> dict[s
 def summarized(described: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
     """What a table shows of a run: its config's fields and its figures, without curves."""
     kept = ("study", "fields", "versions", "device")
-    attacks = [{k: v for k, v in row.items() if k not in _LONG} for row in results["attacks"]]
+    attacks = list(map(columns.brief, results["attacks"]))
     for row in attacks:
         if row.get("over_targets"):
             row["over_targets"] = _summary(row["over_targets"])
