@@ -73,12 +73,13 @@ def test_a_row_more_is_in_every_place(column: Column, tmp_path: Path):
 
 
 def test_runs_from_before_a_column_have_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    finished_run(tmp_path, "s", {"seed": 0, "later": 3}, rows({"loss": 1.0}))
+    finished_run(tmp_path, "s", {"seed": 0, "later": 3, "history": 4}, rows({"loss": 1.0}))
     more = Column("later", "later", "a figure", lambda row, first: 0.0, interval=True)
     monkeypatch.setattr(columns, "COLUMNS", (*COLUMNS, more))
     table = results.tidy(tmp_path, "s")
     assert [table[f"later{end}"].to_pylist() for end, _ in INTERVAL] == [[None]] * 3
     assert table["config.later"].to_pylist() == [3], "a field of that name keeps its place"
+    assert table["history"].to_pylist() == [4], "results.json has one, the table none"
     assert "later" not in results.table(tmp_path, "s").metrics
 
 

@@ -584,8 +584,9 @@ def is_reserved(name: str) -> bool:
     """Whether a tidy table has a column of this name, or may have one."""
     if OVER_TARGETS in name:
         return True
-    starts = [c.name.partition("<")[0] for c in COLUMNS if "<" in c.name]
-    return name.startswith(tuple(filter(None, starts))) or any(name in c.names for c in COLUMNS)
+    tidy = [column for column in COLUMNS if column.tidy]
+    starts = [column.name.partition("<")[0] for column in tidy if "<" in column.name]
+    return name.startswith(tuple(filter(None, starts))) or any(name in c.names for c in tidy)
 
 
 def named(name: str) -> Column:

@@ -75,7 +75,7 @@ def _environment(folder: Path) -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {
-        "count": "{:,}".format,
+        "commas": "{:,}".format,
         "tenths": "{:.1f}".format,
         "percent": percent,
         "number": number,
