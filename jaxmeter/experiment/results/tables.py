@@ -30,6 +30,7 @@ _MARKDOWN = re.compile(r"[\\|*_`<>\[\]!&~$:@]|(?<=www)\.", re.IGNORECASE)
 _FIGURES = re.compile(r"[-\d\s.,±%\[\]]*")  # our own: no markup comes of them
 # What spreadsheets read as the start of a formula, in the full width of Asian scripts too.
 _FORMULA = tuple("=+-@＝＋－＠")
+_DRAWN = ("seed", "target.index")  # another draw, another model of a pool: what means are over
 
 
 class Cell(NamedTuple):
@@ -198,8 +199,8 @@ def compared(
 
 
 def default_axes(table: pa.Table) -> list[str]:
-    """The config fields that vary, without the seed, and the attack."""
-    return [*(name for name in varying(table) if name != "seed"), "attack"]
+    """The config fields that vary, but those whose values are draws of the same; the attack."""
+    return [*(name for name in varying(table) if name not in _DRAWN), "attack"]
 
 
 def default_metrics(table: pa.Table) -> list[str]:

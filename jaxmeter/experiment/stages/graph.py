@@ -142,16 +142,16 @@ class _Run:
         """Members and non-members, and the parts they are dealt into."""
         config, pool = self.config, self.pool
         follows = {"seed": config.seed, "files": list(self.draw["contents"])}
-        shares: dict[str, Any] = {"fractions": config.fractions}
-        parts: tuple[Any, ...]
+        how: dict[str, Any] = {**self.draw, "fractions": config.fractions}
+        parts: tuple[Any, ...] = (config.data, config.fractions)
+        module: Any = data_stage
         if pool is None:
-            parts, module = (config.data, config.fractions, config.overlap), data_stage
-            deal = partial(data_stage.deal, **self.draw, **shares, overlap=config.overlap)
+            parts = (*parts, config.overlap)
+            deal = partial(data_stage.deal, **how, overlap=config.overlap)
         else:
-            members = pool.stranger and pool.stranger.members
-            parts = (config.data, config.fractions, pool.models, pool.index, members)
-            parts, module = (*parts, pool.stranger is None), pool_stage
-            deal = partial(pool_stage.deal, **self.draw, **shares, pool=pool)
+            module, odd = pool_stage, pool.stranger
+            parts = (*parts, pool.models, pool.index, odd and (odd.members,))
+            deal = partial(pool_stage.deal, **how, pool=pool)
         entry = self.obtain("records", module, parts, follows, deal)
         self.dealt = dealt = data_stage.dealt(entry.folder)
         self.files = {"records": dealt.everything, "split": entry.files["split.npz"]}
@@ -172,7 +172,7 @@ class _Run:
         pool, seed = self.pool, self.config.seed
         if pool is None:
             return
-        self.architecture, self.built, of_models = self.architecture_of(pool.architecture)
+        self.architecture, self.built, self.built_from = self.architecture_of(pool.architecture)
 
         def train(folder: Path) -> None:
             records = self.drawn()
@@ -186,7 +186,7 @@ class _Run:
                 progress=self.shown("pool"),
             )
 
-        follows = {"records": self.dealt.content, **of_models, "seed": seed}
+        follows = {"records": self.dealt.content, **self.built_from, "seed": seed}
         parts = (pool.models, pool.recipe, *self.built)
         self.models = self.obtain("pool", pool_stage, parts, follows, train)
         if pool.stranger is None:
@@ -254,13 +254,12 @@ class _Run:
             examine = partial(examination.examine, place=place, shape=shape, origin=origin)
         else:
             self.how = self.built
-            follows["classes"] = self.n_classes
+            follows |= self.built_from
+            architecture = self.architecture
+            examine = partial(pool_stage.examine, architecture, shape=shape, origin=origin)
 
-            def examine(folder: Path) -> None:
-                spec = self.architecture().target.for_inputs(shape).spec
-                examination.describe(folder, spec, origin, [])
-
-        entry = self.obtain("intake", examination, self.how, follows, examine)
+        module = examination if self.pool is None else pool_stage
+        entry = self.obtain("intake", module, self.how, follows, examine)
         self.spec, notes = examination.examined(entry.folder)
         self.notes += notes
         self.asked = examination.unloaded(self.spec)

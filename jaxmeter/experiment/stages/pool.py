@@ -13,6 +13,7 @@ from jaxmeter.auditing.references import epochs_shown
 from jaxmeter.data.records import Records, content_ids
 from jaxmeter.disk import create
 from jaxmeter.experiment.stages import data as data_stage
+from jaxmeter.experiment.stages import examination
 from jaxmeter.experiment.stages import references as references_stage
 from jaxmeter.experiment.stages.notes import recording_warnings
 from jaxmeter.experiment.stages.signals import FOLDER
@@ -149,6 +150,13 @@ def models(folder: Path, architecture: Architecture) -> Target:
     ]
     params, state = jax.tree.unflatten(tree, arrays)
     return one.replace(params=params, state=state)  # type: ignore[attr-defined]
+
+
+def examine(
+    architecture: Callable[[], Architecture], folder: Path, *, shape: tuple[int, ...], origin: str
+) -> None:
+    """Writes what `examination.examined` reads, of any model of the pool."""
+    examination.describe(folder, architecture().target.for_inputs(shape).spec, origin, [])
 
 
 def pool_key(seed: int) -> jax.Array:
