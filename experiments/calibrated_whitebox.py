@@ -58,7 +58,10 @@ class Distinct:
 
     def files(self) -> tuple[Path, ...]:
         """The file."""
-        return (Path(os.environ.get("JAXMETER_DATA", ".")) / self.file,)
+        path = Path(os.environ.get("JAXMETER_DATA", ".")) / self.file
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}? It is read from the folder that JAXMETER_DATA names.")
+        return (path,)
 
     def read(self, key: jax.Array) -> jm.Records:
         """The records in the order of the file; none is a member until a pool says so."""

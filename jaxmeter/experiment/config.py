@@ -133,7 +133,7 @@ class Pool:
       stranger: a target from elsewhere in place of one of the models, which is attacked with the
         first k. `index` then numbers its draw.
 
-    >>> Pool(models=8, k=4, index=7, architecture=Mlp()).references
+    >>> Pool(models=8, k=4, index=7).references
     (0, 1, 2, 3)
     """
 
@@ -141,7 +141,7 @@ class Pool:
     k: int = 32
     index: int = 0
     recipe: RecipeConfig = RecipeConfig()
-    architecture: AnyTarget | Buildable
+    architecture: AnyTarget | Buildable = Mlp()
     spec: SignalSpec | None = None
     stranger: Stranger | None = None
 

@@ -1,5 +1,6 @@
 """The stages of a pool: models are trained on all records, and one of them is the target."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,7 +126,8 @@ def train(
       ValueError: if a model diverged: each is a target or a reference of some run.
     """
     shown = epochs_shown(progress and (lambda _, done, total: progress(done, total)))
-    with recording_warnings():  # of models that diverged, which is an error here
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of models that diverged: an error here
         models, _, finite = training.train_all(
             key, architecture, records.x, records.y, was_member, recipe.recipe(), progress=shown
         )
