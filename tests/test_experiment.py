@@ -652,7 +652,7 @@ def test_a_run_is_the_audit(config, tmp_path):
 def test_a_larger_budget_knows_what_a_smaller_one_knew():
     is_member = np.arange(200) % 2 == 0
     parts = np.arange(80), np.arange(80, 100), np.arange(100, 200)
-    facts = {"members": "", "everything": "", "shape": (1,), "notes": []}
+    facts = {**dict.fromkeys(("members", "everything", "content"), ""), "shape": (1,), "notes": []}
     dealt = Splits(parts=parts, y=np.zeros(200, int), is_member=is_member, **facts)
     before: list[set[int]] = [set(), set()]
     for known in (10, 20, 33, 50):

@@ -69,8 +69,13 @@ RUNS = {"first": at(0), "last": at(7), "stranger": at(1, stranger=STRANGER)}
 @pytest.fixture(scope="module", name="done")
 def done_fixture(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A store with the runs, do not change it; and what was computed of each."""
-    store = tmp_path_factory.mktemp("done") / "store"
-    made = {name: attempt(config, store) for name, config in RUNS.items()}
+    store, shown = tmp_path_factory.mktemp("done") / "store", set()
+    made = {
+        name: attempt(config, store, progress=lambda *now: shown.add(now))
+        for name, config in RUNS.items()
+    }
+    # Epochs of the pool and of the stranger with its other half, and models that were asked.
+    assert {("pool", 24, 24), ("target", 4, 4), ("pool_signals", 8, 8)} <= shown
     assert all(one.state == "done" for one in made.values()), made
     return store, made
 

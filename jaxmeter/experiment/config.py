@@ -258,16 +258,17 @@ def _trainable(references: ShadowModels, target: Any) -> None:
             f"references.architecture is {type(what).__name__}, which has no method built(shape, "
             "*, n_classes, seed) that gives a Keras model to train anew. Add it, or leave it None."
         )
-    _retrainable(*(("target", target) if what is None else ("references.architecture", what)))
+    name = "target" if what is None else "references.architecture"
+    _retrainable(name, target if what is None else what, "references.architecture")
 
 
-def _retrainable(name: str, file: Any) -> None:
-    """Refuses a file of which no models can be made that are not trained yet."""
+def _retrainable(name: str, file: Any, field: str) -> None:
+    """Refuses a file of which no models can be made; the `field` takes others."""
     if isinstance(file, TargetFile):
         if file.path.suffix not in (".keras", ".h5", ".hdf5") or file.head or file.weights:
             raise ConfigError(
                 f"reference models cannot be made of {name}, {file.path}: that takes a .keras or "
-                ".h5 file of one output. Name a recipe or another file in references.architecture."
+                f".h5 file of one output. Name a recipe or another file in {field}."
             )
 
 
@@ -306,7 +307,7 @@ def _attackable(pool: Pool, config: Config) -> None:
             f"fractions[1] is 0, and {', '.join(fitted)} would choose an epoch or a threshold on "
             "that part of the records. Give it a share, or leave these attacks out."
         )
-    _retrainable("target.architecture", pool.architecture)
+    _retrainable("target.architecture", pool.architecture, "target.architecture")
 
 
 def expand(base: _C, axes: Axes = ()) -> tuple[_C, ...]:

@@ -17,7 +17,7 @@ from jaxmeter.experiment.config import Config, Pool, TargetFile
 from jaxmeter.experiment.serialization import plain
 from jaxmeter.experiment.stages import attack as attack_stage
 from jaxmeter.experiment.stages import data as data_stage
-from jaxmeter.experiment.stages import examination
+from jaxmeter.experiment.stages import examination, pool_signals
 from jaxmeter.experiment.stages import layers as layers_stage
 from jaxmeter.experiment.stages import metrics as metrics_stage
 from jaxmeter.experiment.stages import pool as pool_stage
@@ -144,15 +144,14 @@ class _Run:
         follows = {"seed": config.seed, "files": list(self.draw["contents"])}
         how: dict[str, Any] = {**self.draw, "fractions": config.fractions}
         parts: tuple[Any, ...] = (config.data, config.fractions)
-        module: Any = data_stage
         if pool is None:
             parts = (*parts, config.overlap)
             deal = partial(data_stage.deal, **how, overlap=config.overlap)
         else:
-            module, odd = pool_stage, pool.stranger
-            parts = (*parts, pool.models, pool.index, odd and (odd.members,))
-            deal = partial(pool_stage.deal, **how, pool=pool)
-        entry = self.obtain("records", module, parts, follows, deal)
+            odd = pool.stranger and (pool.stranger.members,)
+            parts = (*parts, pool.models, pool.index, odd)
+            deal = partial(data_stage.deal_pool, **how, pool=pool)
+        entry = self.obtain("records", data_stage, parts, follows, deal)
         self.dealt = dealt = data_stage.dealt(entry.folder)
         self.files = {"records": dealt.everything, "split": entry.files["split.npz"]}
         self.chosen = data_stage.known_rows(dealt, known=config.known, seed=config.seed)
@@ -173,45 +172,44 @@ class _Run:
         if pool is None:
             return
         self.architecture, self.built, self.built_from = self.architecture_of(pool.architecture)
+        stranger, index = pool.stranger, pool.index
+        follows = {"records": self.dealt.content, **self.built_from, "seed": seed}
 
         def train(folder: Path) -> None:
-            records = self.drawn()
             pool_stage.train(
                 folder,
                 architecture=self.architecture(),
                 recipe=pool.recipe,
-                records=records,
-                was_member=pool_stage.membership(records.x, pool.models, seed),
-                key=pool_stage.pool_key(seed),
+                models=pool.models,
+                records=self.drawn(),
+                seed=seed,
                 progress=self.shown("pool"),
             )
 
-        follows = {"records": self.dealt.content, **self.built_from, "seed": seed}
         parts = (pool.models, pool.recipe, *self.built)
         self.models = self.obtain("pool", pool_stage, parts, follows, train)
-        if pool.stranger is None:
-            self.origin = f"model {pool.index} of a pool of {pool.models}"
-            self.model = pool.index
+        if stranger is None:
+            self.origin, self.model = f"model {index} of a pool of {pool.models}", index
             return
-        stranger = pool.stranger
 
         def train_stranger(folder: Path) -> None:
-            records = self.drawn()
-            pool_stage.train(
+            pool_stage.train_stranger(
                 folder,
                 architecture=self.architecture(),
-                recipe=stranger.recipe,
-                records=records,
-                was_member=pool_stage.of_stranger(records.x, stranger, pool.index, seed),
-                key=pool_stage.stranger_key(seed, pool.index),
+                stranger=stranger,
+                index=index,
+                records=self.drawn(),
+                seed=seed,
                 progress=self.shown("target"),
             )
 
-        parts = (stranger, pool.index, *self.built)
+        parts = (stranger, index, *self.built)
         entry = self.obtain("target", pool_stage, parts, follows, train_stranger)
-        self.origin = f"model {pool.index} apart from a pool of {pool.models}"
+        self.origin = f"model {index} apart from a pool of {pool.models}"
         self.content = [f"{name} {found}" for name, found in sorted(entry.files.items())]
-        self.opened = lambda: stacked.model(pool_stage.models(entry.folder, self.architecture()), 0)
+        self.opened = lambda: stacked.model(
+            pool_stage.trained(entry.folder, self.architecture()), 0
+        )
 
     def target(self) -> None:
         """The classifier: from a file, or trained on the members."""
@@ -255,9 +253,7 @@ class _Run:
         else:
             self.how = self.built
             follows |= self.built_from
-            architecture = self.architecture
-            examine = partial(pool_stage.examine, architecture, shape=shape, origin=origin)
-
+            examine = partial(pool_stage.examine, self.architecture, shape=shape, origin=origin)
         module = examination if self.pool is None else pool_stage
         entry = self.obtain("intake", module, self.how, follows, examine)
         self.spec, notes = examination.examined(entry.folder)
@@ -266,9 +262,8 @@ class _Run:
         self.reads = [spec_of(attack, self.asked) for attack in self.config.attacks]
         self.wanted = completed(union_of_specs(self.reads, self.asked), self.asked)
         if self.pool and self.pool.spec:
-            self.wanted = completed(
-                self.pool.spec.resolved(self.asked).union(self.wanted), self.asked
-            )
+            more = self.pool.spec.resolved(self.asked)
+            self.wanted = completed(more.union(self.wanted), self.asked)
 
     def signals(self) -> None:
         """What is read of the target, computed once for all attacks."""
@@ -334,26 +329,25 @@ class _Run:
 
     def see_pool(self, pool: Pool) -> None:
         """What all models of a pool say of all records: of the target, and of its references."""
-        trained, seed = self.models, self.config.seed
-        assert trained is not None
+        entry, seed = self.models, self.config.seed
+        assert entry is not None
 
         def look(folder: Path) -> None:
-            records = self.drawn()
-            pool_stage.look(
+            pool_signals.look(
                 folder,
-                trained=pool_stage.models(trained.folder, self.architecture()),
-                records=records,
-                was_member=pool_stage.membership(records.x, pool.models, seed),
+                models=pool_stage.trained(entry.folder, self.architecture()),
+                records=self.drawn(),
                 spec=self.wanted,
+                seed=seed,
                 device_budget=self.budget,
                 progress=self.shown("pool_signals"),
             )
 
         self.trained = self.obtain(
             "pool_signals",
-            pool_stage,
+            pool_signals,
             (self.wanted, self.config.device_mib, *self.built),
-            {"records": self.dealt.content, "models": dict(trained.files), "seed": seed},
+            {"records": self.dealt.content, "models": dict(entry.files), "seed": seed},
             look,
         )
         self.notes += references_stage.notes(self.trained.folder)
@@ -528,6 +522,7 @@ def code(config: Config) -> str:
         layers_stage,
         metrics_stage,
         pool_stage,
+        pool_signals,
     )
     names = [module.__name__ for module in modules]
     return _code((*names, __name__), (config,))
