@@ -299,6 +299,10 @@ def test_stages_follow_from_what_they_import():
     training = counted("jaxmeter.experiment.stages.references")
     assert not {"auditing/layers.py", "attacks/suite.py"} & training
     assert "intake/keras/target.py" in counted("jaxmeter.experiment.stages.examination")
+    pool = counted("jaxmeter.experiment.stages.pool")
+    assert {"shadow/training.py", "experiment/stages/pool_draws.py"} <= pool
+    asks = {"auditing/references.py", "attacks/interface.py", "signals/extraction.py"}
+    assert not asks & pool, "a pool is trained again for what it is asked"
 
 
 # A package in small. `stage` imports from a file and from a package, in a function and by name;

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxmeter.experiment.results.finished import listed
-from jaxmeter.experiment.results.tidy_table import OVER_TARGETS, of_role, varying
+from jaxmeter.experiment.results.tidy_table import DRAWN, OVER_TARGETS, of_role, varying
 from jaxmeter.report.wording import clean, rate_name
 
 _LATEX = {
@@ -30,7 +30,6 @@ _MARKDOWN = re.compile(r"[\\|*_`<>\[\]!&~$:@]|(?<=www)\.", re.IGNORECASE)
 _FIGURES = re.compile(r"[-\d\s.,±%\[\]]*")  # our own: no markup comes of them
 # What spreadsheets read as the start of a formula, in the full width of Asian scripts too.
 _FORMULA = tuple("=+-@＝＋－＠")
-_DRAWN = ("seed", "target.index")  # another draw, another model of a pool: what means are over
 
 
 class Cell(NamedTuple):
@@ -200,7 +199,7 @@ def compared(
 
 def default_axes(table: pa.Table) -> list[str]:
     """The config fields that vary, but those whose values are draws of the same; the attack."""
-    return [*(name for name in varying(table) if name not in _DRAWN), "attack"]
+    return [*(name for name in varying(table) if name not in DRAWN), "attack"]
 
 
 def default_metrics(table: pa.Table) -> list[str]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -14,13 +14,7 @@ from jaxmeter.data.records import Records
 from jaxmeter.data.splits import split_indices
 from jaxmeter.disk import create, write
 from jaxmeter.experiment.stages.notes import recording_warnings
-from jaxmeter.experiment.stages.pool_draws import membership, of_stranger, parts_of
 from jaxmeter.prng import stream
-
-if TYPE_CHECKING:  # Only for annotations: a stage follows from the fields that it is given.
-    from jaxmeter.experiment.config import Pool
-
-_SMALLEST = 2  # members, and non-members, without which no part can be measured
 
 
 class Dataset(NamedTuple):
@@ -78,42 +72,12 @@ def deal(
     with recording_warnings() as notes:
         key = stream(jax.random.key(seed), "split")
         parts = split_indices(key, records, fractions, overlap=overlap)
-    _write(folder, records, parts, [*said, *notes])
+    write_splits(folder, records, parts, [*said, *notes])
 
 
-def deal_pool(
-    folder: Path,
-    *,
-    data: Any,
-    seed: int,
-    contents: tuple[str, ...],
-    fractions: tuple[float, float, float],
-    pool: "Pool",
+def write_splits(
+    folder: Path, records: Records, parts: tuple[NDArray, ...], notes: list[str]
 ) -> None:
-    """As `deal`, of a pool: the target's membership, and parts that are the same for all targets.
-
-    Raises:
-      ValueError: if a part is too small to measure anything on it.
-    """
-    records, notes = drawn(data, seed, contents)
-    if pool.stranger is None:
-        is_member = membership(records.x, pool.models, seed)[pool.index]
-    else:
-        is_member = of_stranger(records.x, pool.stranger, pool.index, seed)[0]
-    parts = parts_of(records.x, fractions, seed)
-    for share, part in zip(fractions, parts, strict=True):
-        n_in = int(is_member[part].sum())
-        if share and min(n_in, part.size - n_in) < _SMALLEST:
-            raise ValueError(
-                f"a part of {share:.0%} of the {len(is_member)} records has {n_in} members of the "
-                f"target and {part.size - n_in} others; at least {_SMALLEST} of each are needed to "
-                "measure anything, and hundreds to measure it well. Give more records or larger "
-                "fractions."
-            )
-    _write(folder, records._replace(is_member=is_member), parts, notes)
-
-
-def _write(folder: Path, records: Records, parts: tuple[NDArray, ...], notes: list[str]) -> None:
     """Writes what `dealt` reads."""
     facts = {
         "members": _content(records.rows(records.is_member)),

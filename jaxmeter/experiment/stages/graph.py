@@ -17,7 +17,7 @@ from jaxmeter.experiment.config import Config, Pool, TargetFile
 from jaxmeter.experiment.serialization import plain
 from jaxmeter.experiment.stages import attack as attack_stage
 from jaxmeter.experiment.stages import data as data_stage
-from jaxmeter.experiment.stages import examination, pool_signals
+from jaxmeter.experiment.stages import examination, pool_records, pool_signals
 from jaxmeter.experiment.stages import layers as layers_stage
 from jaxmeter.experiment.stages import metrics as metrics_stage
 from jaxmeter.experiment.stages import pool as pool_stage
@@ -150,8 +150,9 @@ class _Run:
         else:
             odd = pool.stranger and (pool.stranger.members,)
             parts = (*parts, pool.models, pool.index, odd)
-            deal = partial(data_stage.deal_pool, **how, pool=pool)
-        entry = self.obtain("records", data_stage, parts, follows, deal)
+            deal = partial(pool_records.deal, **how, pool=pool)
+        module = data_stage if pool is None else pool_records
+        entry = self.obtain("records", module, parts, follows, deal)
         self.dealt = dealt = data_stage.dealt(entry.folder)
         self.files = {"records": dealt.everything, "split": entry.files["split.npz"]}
         self.chosen = data_stage.known_rows(dealt, known=config.known, seed=config.seed)
@@ -521,6 +522,7 @@ def code(config: Config) -> str:
         attack_stage,
         layers_stage,
         metrics_stage,
+        pool_records,
         pool_stage,
         pool_signals,
     )
