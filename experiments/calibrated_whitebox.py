@@ -128,16 +128,17 @@ class Calibrated(jm.CalibratedInference):
     def run(
         self, key: jax.Array, fit: jm.Evidence, select: jm.Evidence, held: jm.Evidence
     ) -> jm.AttackOutput:
-        """Scores of the held-out part; nobody's membership in the target is used."""
-        n, first = len(fit.records.y) + len(held.records.y), len(fit.records.y)
-        order = np.random.default_rng(0).permutation(n)  # as the parts of a pool are dealt
-        place = np.argsort(np.concatenate([np.sort(order[:first]), np.sort(order[first:])]))
+        """Scores of the select and the held-out part; nobody's membership in the target is used."""
+        first = len(fit.records.y) + len(select.records.y)
+        order = np.random.default_rng(0).permutation(first + len(held.records.y))
+        known, rest = np.sort(order[:first]), np.sort(order[first:])  # as a pool's parts are dealt
+        place = np.argsort(np.concatenate([known, rest]))
         signals, models, seen = (a[..., place] for a in self._given(fit, select, held))
         learned = reference.learn(
             jax.random.key(0), models, seen, online=self.online, config=self.network
         )
         scores = learned.scores(signals, models, seen)
-        return jm.AttackOutput(np.zeros(0), scores[np.sort(order[first:])])
+        return jm.AttackOutput(scores[known][len(fit.records.y) :], scores[rest])
 
 
 @dataclass(frozen=True, kw_only=True)
