@@ -299,6 +299,10 @@ def test_stages_follow_from_what_they_import():
     training = counted("jaxmeter.experiment.stages.references")
     assert not {"auditing/layers.py", "attacks/suite.py"} & training
     assert "intake/keras/target.py" in counted("jaxmeter.experiment.stages.examination")
+    pool = counted("jaxmeter.experiment.stages.pool")
+    assert {"shadow/training.py", "experiment/stages/pool_draws.py"} <= pool
+    asks = {"auditing/references.py", "attacks/interface.py", "signals/extraction.py"}
+    assert not asks & pool, "a pool is trained again for what it is asked"
 
 
 # A package in small. `stage` imports from a file and from a package, in a function and by name;
@@ -652,7 +656,7 @@ def test_a_run_is_the_audit(config, tmp_path):
 def test_a_larger_budget_knows_what_a_smaller_one_knew():
     is_member = np.arange(200) % 2 == 0
     parts = np.arange(80), np.arange(80, 100), np.arange(100, 200)
-    facts = {"members": "", "everything": "", "shape": (1,), "notes": []}
+    facts = {**dict.fromkeys(("members", "everything", "content"), ""), "shape": (1,), "notes": []}
     dealt = Splits(parts=parts, y=np.zeros(200, int), is_member=is_member, **facts)
     before: list[set[int]] = [set(), set()]
     for known in (10, 20, 33, 50):

@@ -87,7 +87,10 @@ def test_axes_have_the_types_of_their_fields(words, expected):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--target cn", "--target cn: it takes target-file, mlp, cnn, alex-net. The nearest: cnn"),
+        (
+            "--target cn",
+            "--target cn: it takes target-file, mlp, cnn, alex-net, pool. The nearest: cnn",
+        ),
         ("--target cnn mlp", "--target takes one of"),
         ("--attacks negative-los", "The nearest: negative-loss"),
         ("--attacks learned", "the study has 2 of them.*white-box, black-box"),

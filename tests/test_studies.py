@@ -25,16 +25,22 @@ from conftest import REPOSITORY
 import jaxmeter as jm
 from jaxmeter import cli, experiment
 from jaxmeter.attacks.suite import spec_of
+from jaxmeter.attacks.white_box import stacked
 from jaxmeter.cli import demo as digits
 from jaxmeter.cli.commands import demo
 from jaxmeter.experiment import download, results
 from jaxmeter.experiment.runs import sweep
-from jaxmeter.experiment.stages import examination
+from jaxmeter.experiment.stages import examination, references
+from jaxmeter.reference import NetworkConfig
+from jaxmeter.shadow import RecipeConfig
 
 RUNS = {
     "alexnet_cifar100": 5,
     "alexnet_cifar100_known": 25,
     "alexnet_cifar100_layers": 5,
+    "calibrated_whitebox": 120,
+    "calibrated_whitebox_signals": 24,
+    "calibrated_whitebox_unlike": 5,
     "demo": 3,
     "digits_training_size": 25,
     "fcn_location30": 5,
@@ -44,9 +50,6 @@ RUNS = {
     "references_location30": 9,
 }
 UNMEASURED = ("fcn_purchase100",)
-POOLED = (
-    "calibrated_whitebox"  # its targets are a pool's models in turn: it has commands of its own
-)
 STUDIES = sorted((REPOSITORY / "experiments").glob("*.py"))
 PAGES = ("docs/sweeps.md", "docs/studies.md")
 COMMAND = re.compile(
@@ -85,11 +88,11 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
 
 
 def test_every_study_is_here():
-    assert [path.stem for path in STUDIES] == sorted([*RUNS, POOLED])
-    number = {8: "eight", 9: "nine", 10: "ten", 11: "eleven", 12: "twelve"}[len(STUDIES)]
+    assert [path.stem for path in STUDIES] == sorted(RUNS)
+    number = {11: "eleven", 12: "twelve", 13: "thirteen", 14: "fourteen"}[len(STUDIES)]
     assert f"`experiments/` has {number};" in (REPOSITORY / "docs/sweeps.md").read_text()
     page = (REPOSITORY / "docs/studies.md").read_text()
-    assert all(f"experiments/{name}.py" in page for name in [*RUNS, POOLED])
+    assert all(f"experiments/{name}.py" in page for name in RUNS)
 
 
 @pytest.mark.parametrize(("name", "runs"), RUNS.items())
@@ -127,15 +130,12 @@ def test_the_commands_in_the_pages_are_valid(
     assert found, "no commands were recognised"
     for name, arguments in found:
         module = study(name)
-        if name == POOLED:
-            assert arguments in (["sweep"], ["table"])
-            continue
         assert arguments, "the command does nothing"
         try:
             experiment.main(module.BASE, module.AXES, arguments)
         except SystemExit as ended:  # nothing was computed, so that there is nothing to show
             assert ended.code == 2 and "holds no runs" in capsys.readouterr().err, arguments
-    assert bool(computed) == any(rest[0] == "sweep" for name, rest in found if name != POOLED)
+    assert bool(computed) == any(rest[0] == "sweep" for _, rest in found)
 
 
 def test_a_wrong_command_in_a_page_would_be_noticed(study: Any, capsys):
@@ -306,45 +306,48 @@ def test_cifar100_is_read_as_the_tutorial_does(cifar: Path, monkeypatch: pytest.
         replace(data, path=None).read(key)
 
 
-@pytest.mark.study
 @pytest.mark.filterwarnings("ignore:An FPR of")
-def test_a_pool_of_models_is_attacked_in_turn(
-    tmp_path: Path, study: Any, monkeypatch: pytest.MonkeyPatch, capsys
+def test_the_calibrated_white_box_has_the_published_key_and_order(
+    tmp_path: Path, study: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    module = study(POOLED)
-    assert module.BASE.study == POOLED and set(module.AXES) == {"data", "k"}
-    assert f"python experiments/{POOLED}.py sweep" in module.__doc__
+    """As if all records were attacked at once, in the order of the file, by the seed's own key."""
+    module = study("calibrated_whitebox")
     random = np.random.default_rng(0)
-    x, y = random.integers(0, 2, (120, 40)).astype(np.uint8), np.arange(120) % 30
-    np.savez(tmp_path / "location30.npz", x=x, y=y)
+    x, y = random.integers(0, 2, (120, 20)).astype(np.uint8), np.arange(120) % 30
+    np.savez(tmp_path / "location30.npz", x=np.concatenate([x, x[:9]]), y=np.r_[y, y[:9]])
     monkeypatch.setenv("JAXMETER_DATA", str(tmp_path))
-    quick = jm.reference.NetworkConfig(steps=20)
-    monkeypatch.setattr("jaxmeter.reference.white_box.CONFIG", quick)
-    read, short = module.location30, jm.shadow.RecipeConfig(epochs=3, batch_size=20)
-    monkeypatch.setitem(module.KINDS, "location30", lambda file: read(file)._replace(recipe=short))
-    store = tmp_path / "store"
-    small = ["--store", str(store), "--data", "location30", "--pool", "8", "--targets", "2"]
-    module.main(["sweep", *small, "--k", "4"])
-    said = capsys.readouterr().out
-    assert "k = 4, 2 targets" in said and "| calibrated: norms, alignment |" in said
-    paths, targets, models = zip(*module.todo(
-        module.Config(pool=8, targets=2, k=4), store
-    ), strict=True)  # fmt: skip
-    for target, others in zip(targets, models, strict=True):
-        assert len(set(others)) == 4 and not set(others) & {target, target ^ 1}
-    # What is there is read; what lacks is computed, to the same bits.
-    before = [path.read_bytes() for path in paths]
-    paths[1].unlink()
-    module.main(["sweep", *small, "--k", "4"])
-    again = module.read(paths[1])
-    assert paths[0].read_bytes() == before[0]
-    paths[1].write_bytes(before[1])
-    for name, scores in module.read(paths[1]).scores.items():
-        assert np.array_equal(scores, again.scores[name]), name
-    module.main(["table", *small, "--k", "4"])
-    assert "| LiRA |" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="needs a pool of 18"):
-        module.main(["sweep", *small, "--k", "16"])
+    records = module.BASE.data.read(jax.random.key(0))
+    np.testing.assert_array_equal(records.x, x)  # each once
+    signals = ("log odds", "gradient norms")
+    network = NetworkConfig(steps=16, widths=(8,))
+    attack = replace(module.STANDARD, signals=signals, network=network, online=False)
+    assert module.STANDARD.online
+    pool = replace(
+        module.BASE.target,
+        architecture=module.Network(widths=(8,)),
+        recipe=RecipeConfig(epochs=1),
+        models=6,
+        k=4,
+        index=5,
+        spec=None,
+    )
+    base = replace(module.BASE, target=pool, attacks=(attack,))
+    run = experiment.run(base, tmp_path / "store")
+
+    (entry,) = (tmp_path / "store/stages/pool_signals").iterdir()
+    seen = references.seen(entry, (0, 1, 2, 3))
+    target = references.seen(entry, (5,))
+    values = stacked(signals, seen.signals, y)
+    mine = stacked(signals, target.signals, y)[0]
+    learned = jm.reference.learn(
+        jax.random.key(0), values, seen.was_member, online=False, config=network
+    )
+    held = np.sort(np.random.default_rng(0).permutation(120)[24:])
+    with np.load(run / "scores.npz") as file:
+        np.testing.assert_array_equal(file["held_index"], held)
+        np.testing.assert_array_equal(file["is_member"], target.was_member[0, held])
+        found = file[str(file["keys"][0])]
+    np.testing.assert_array_equal(found, learned.scores(mine, values, seen.was_member)[held])
 
 
 # --- Downloads -----------------------------------------------------------------------------------
@@ -479,7 +482,7 @@ def test_status_and_help(
     name: str, study: Any, tmp_path: Path, cifar: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
     random = np.random.default_rng(0)
-    for file in ("location30", "purchase100"):
+    for file in ("location30", "purchase100", "adult"):
         np.savez(tmp_path / f"{file}.npz", x=random.integers(0, 2, (9, 4)), y=np.arange(9))
     monkeypatch.setenv("JAXMETER_DATA", str(tmp_path))
     module = study(name)

@@ -26,6 +26,8 @@ def measured(
 ) -> Row:
     """An attack's row: every figure on the held-out part, the threshold from the select part.
 
+    Where the select part is empty, the accuracy is by two folds of the held-out part.
+
     `spec` is what it read, `truth` the membership of the records of the fit, select and held-out
     part, `models` how many reference models it had.
     """
@@ -33,9 +35,10 @@ def measured(
     known = [counts(part) for part in ([fit, select] if attack.fits else [select])]
     if attack.needs_population:
         known.append((0, counts(fit)[1]))
+    threshold = best_threshold(found.select, select) if len(select) else None
     return Row(
         name=attack.name,
-        result=evaluate(found.held, held, threshold=best_threshold(found.select, select)),
+        result=evaluate(found.held, held, threshold=threshold),
         budget=Budget(
             known_members=sum(members for members, _ in known),
             known_nonmembers=sum(others for _, others in known),

@@ -1,7 +1,14 @@
 """Studies: typed configs, cached stages, sweeps that survive anything."""
 
 from jaxmeter.experiment.cli.main import main
-from jaxmeter.experiment.config import Config, ShadowModels, TargetFile, expand
+from jaxmeter.experiment.config import (
+    Config,
+    Pool,
+    ShadowModels,
+    Stranger,
+    TargetFile,
+    expand,
+)
 from jaxmeter.experiment.datasets import (
     Cifar100,
     Digits,
@@ -38,10 +45,12 @@ __all__ = [
     "NpzRecords",
     "OnRay",
     "Outcome",
+    "Pool",
     "Purchase100",
     "ShadowModels",
     "Store",
     "StoreError",
+    "Stranger",
     "Summary",
     "TargetFile",
     "Training",

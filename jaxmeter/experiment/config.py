@@ -6,12 +6,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from jaxmeter.attacks.baselines import Blind
 from jaxmeter.attacks.interface import AttackConfig
 from jaxmeter.attacks.learned import Learned
-from jaxmeter.attacks.suite import AnyAttack, check_attacks, check_references
+from jaxmeter.attacks.suite import (
+    AnyAttack,
+    check_attacks,
+    check_references,
+    needing_references,
+)
 from jaxmeter.attacks.training_free import TRAINING_FREE
 from jaxmeter.disk import is_plain
 from jaxmeter.experiment.datasets import AnyData, Digits
@@ -86,6 +91,71 @@ class ShadowModels:
         return self.architecture.files() if isinstance(self.architecture, TargetFile) else ()
 
 
+@runtime_checkable
+class Buildable(Protocol):
+    """A recipe of which models can be made that are not trained yet, as `Mlp` is."""
+
+    def built(self, shape: tuple[int, ...], *, n_classes: int, seed: int) -> Any:
+        """A Keras model for records of this shape, or an architecture of `jaxmeter.shadow`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stranger:
+    """A target that does not come from the pool whose models it is compared with.
+
+    Attributes:
+      recipe: how it is trained.
+      members: on how many records, drawn at random; None for half of them.
+    """
+
+    recipe: RecipeConfig = RecipeConfig()
+    members: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """A target that is one of a pool of models and is attacked with others of them.
+
+    All models are trained on the records of `Config.data`, in complementary pairs, each on a random
+    half; of whom the data says that they are members is not looked at. One store trains a pool once
+    for all runs that have its recipe, whichever model is their target.
+
+    Attributes:
+      models: how many are trained, an even number.
+      k: how many of them an attack has, an even number: those that follow the target's pair,
+        counted around. The target's complement is never among them.
+      index: which of them is the target, counted from 0; an axis of a sweep.
+      recipe: how they are trained.
+      architecture: what is trained: a `TargetFile`, or a recipe with `built(shape, *, n_classes,
+        seed)`, whose training is not looked at.
+      spec: what is read of every model beside what the run's attacks read, so that runs whose
+        attacks read less find the signals of those that read more.
+      stranger: a target from elsewhere in place of one of the models, which is attacked with the
+        first k. `index` then numbers its draw.
+
+    >>> Pool(models=8, k=4, index=7).references
+    (0, 1, 2, 3)
+    """
+
+    models: int = 34
+    k: int = 32
+    index: int = 0
+    recipe: RecipeConfig = RecipeConfig()
+    architecture: AnyTarget | Buildable = Mlp()
+    spec: SignalSpec | None = None
+    stranger: Stranger | None = None
+
+    def files(self) -> tuple[Path, ...]:
+        """The files that it is read from."""
+        return self.architecture.files() if isinstance(self.architecture, TargetFile) else ()
+
+    @property
+    def references(self) -> tuple[int, ...]:
+        """Numbers of the models that the target is attacked with."""
+        first = 0 if self.stranger else self.index // 2 * 2 + 2
+        return tuple((first + i) % self.models for i in range(self.k))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """One run: a target, its records, and the attacks on it.
@@ -98,13 +168,15 @@ class Config:
       study: the study's name: letters, digits, "-", "_".
       seed: everything random follows from it.
       data: where the records come from.
-      target: the classifier under audit.
+      target: the classifier under audit; with `Pool` each of several models in turn.
       attacks: what to run; the first is what the others are compared with.
       references: models that attacks such as `jaxmeter.Lira` compare the target with; None where
-        no attack does.
+        no attack does, or the target is one of a `Pool`, which has its own.
       known: so many members, and so many non-members, of the fit and select part are known to
         the attacker; None for all. The held-out records do not depend on it.
       fractions: shares of the records to fit on, to select epochs and thresholds on, to hold out.
+        Of a pool's records the second may be 0, if no attack is fitted; thresholds then come from
+        the held-out part, by two folds. A pool's parts do not depend on which model is the target.
       overlap: what to do with a record given both as member and as non-member.
       device_mib: memory that the target and one batch may take on the device, in MiB. Signals are
         written to the store, so host memory needs no limit.
@@ -113,7 +185,7 @@ class Config:
     study: str
     seed: int
     data: AnyData = Digits()
-    target: AnyTarget
+    target: AnyTarget | Pool
     attacks: tuple[AnyAttack | AttackConfig, ...] = (
         *TRAINING_FREE,
         Learned(spec=SignalSpec()),
@@ -156,6 +228,9 @@ def _in_range(config: _C) -> _C:
     try:
         check_attacks(config.attacks)
         given = config.references is not None
+        if isinstance(config.target, Pool):
+            _attackable(config.target, config)
+            given = bool(needing_references(config.attacks))
         check_references(config.attacks, given=given, remedy=_REMEDY)
     except ValueError as error:
         raise ConfigError(str(error)) from None
@@ -183,14 +258,56 @@ def _trainable(references: ShadowModels, target: Any) -> None:
             f"references.architecture is {type(what).__name__}, which has no method built(shape, "
             "*, n_classes, seed) that gives a Keras model to train anew. Add it, or leave it None."
         )
-    file = target if what is None else what
+    name = "target" if what is None else "references.architecture"
+    _retrainable(name, target if what is None else what, "references.architecture")
+
+
+def _retrainable(name: str, file: Any, field: str) -> None:
+    """Refuses a file of which no models can be made; the `field` takes others."""
     if isinstance(file, TargetFile):
-        name = "target" if what is None else "references.architecture"
         if file.path.suffix not in (".keras", ".h5", ".hdf5") or file.head or file.weights:
             raise ConfigError(
                 f"reference models cannot be made of {name}, {file.path}: that takes a .keras or "
-                ".h5 file of one output. Name a recipe or another file in references.architecture."
+                f".h5 file of one output. Name a recipe or another file in {field}."
             )
+
+
+def _attackable(pool: Pool, config: Config) -> None:
+    """Refuses a pool in which there is no such target, or not so many models to attack it with."""
+    if config.references is not None:
+        raise ConfigError(
+            "references is given, and the target is one of a pool, whose other models are what it "
+            "is compared with. Leave references None; target.k says how many there are."
+        )
+    if pool.models < 4 or pool.models % 2:
+        raise ConfigError(
+            f"target.models is {pool.models}; a pool is of complementary pairs, so it takes an "
+            "even number, and at least 4: the target's pair, and another to attack it with."
+        )
+    most = pool.models if pool.stranger else pool.models - 2
+    if not 2 <= pool.k <= most or pool.k % 2:
+        raise ConfigError(
+            f"target.k is {pool.k}; of a pool of {pool.models} models it takes an even number from "
+            f"2 to {most}, without the target and its complement, so that every record is in half "
+            f"of them. For more, train more: target.models {pool.k + 2}."
+        )
+    if not 0 <= pool.index < pool.models:
+        raise ConfigError(
+            f"target.index is {pool.index}; the pool's models are numbered 0 to {pool.models - 1}."
+        )
+    fit, select, held = config.fractions
+    fitted = [attack.name for attack in config.attacks if attack.fits]
+    if not (fit > 0 and select >= 0 and held > 0 and fit + select + held <= 1 + 1e-9):
+        raise ConfigError(
+            f"fractions are {config.fractions}; they sum to at most 1, and the first and the last "
+            "are positive."
+        )
+    if not select and fitted:
+        raise ConfigError(
+            f"fractions[1] is 0, and {', '.join(fitted)} would choose an epoch or a threshold on "
+            "that part of the records. Give it a share, or leave these attacks out."
+        )
+    _retrainable("target.architecture", pool.architecture, "target.architecture")
 
 
 def expand(base: _C, axes: Axes = ()) -> tuple[_C, ...]:

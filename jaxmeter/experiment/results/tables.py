@@ -16,10 +16,11 @@ from rich.text import Text
 from tabulate import DataRow, Line, TableFormat, tabulate
 
 from jaxmeter.experiment.results.finished import listed
-from jaxmeter.experiment.results.tidy_table import of_role, varying
+from jaxmeter.experiment.results.tidy_table import DRAWN, of_role, varying
 from jaxmeter.report import columns
 from jaxmeter.report.columns import RATE
 from jaxmeter.report.wording import clean
+
 
 # tabulate's own would escape the formulas that figures are.
 _BOOKTABS = TableFormat(
@@ -203,8 +204,8 @@ def compared(
 
 
 def default_axes(table: pa.Table) -> list[str]:
-    """The config fields that vary, without the seed, and the attack."""
-    return [*(name for name in varying(table) if name != "seed"), "attack"]
+    """The config fields that vary, but those whose values are draws of the same; the attack."""
+    return [*(name for name in varying(table) if name not in DRAWN), "attack"]
 
 
 def default_metrics(table: pa.Table) -> list[str]:

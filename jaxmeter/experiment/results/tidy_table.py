@@ -13,6 +13,7 @@ from jaxmeter.report.columns import INTERVAL, RUN, Column
 # What a column is, kept in its field's metadata: config, attack, metric, budget, cost, version.
 _ROLE = b"role"
 _CONFIG = "config."  # before a field that has the name of another column
+DRAWN = ("seed", "target.index")  # another draw, another model of a pool: what means are over
 _EXACT = 2**53  # integers up to it are floats without loss
 
 
@@ -54,7 +55,8 @@ def of_role(table: pa.Table, role: str) -> list[str]:
 def varying(table: pa.Table) -> list[str]:
     """Config columns with more than one value; of columns that vary as one, the first.
 
-    The seed comes among them if it varies; a part's own seed that equals it everywhere does not.
+    Those of `DRAWN` come among them if they vary; a part's own seed that is the run's everywhere
+    does not.
     """
     found, seen = [], set()
     seeds = table["seed"].to_pylist() if "seed" in table.column_names else None
@@ -64,9 +66,9 @@ def varying(table: pa.Table) -> list[str]:
             continue
         numbers: dict[Any, int] = {}
         pattern = tuple(numbers.setdefault(v, len(numbers)) for v in values)
-        if len(numbers) > 1 and (name == "seed" or pattern not in seen):
+        if len(numbers) > 1 and (name in DRAWN or pattern not in seen):
             found.append(name)
-            if name != "seed":
+            if name not in DRAWN:
                 seen.add(pattern)
     return found
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from jaxmeter.attacks.suite import needing_references
-from jaxmeter.experiment.config import Config, TargetFile
+from jaxmeter.experiment.config import Config, Pool, TargetFile
 from jaxmeter.experiment.serialization import plain
 from jaxmeter.experiment.store.fingerprint import digest
 
@@ -61,7 +61,11 @@ def shared_stages(config: Config) -> Mapping[str, str]:
     """What other runs may need too, by the labels of `graph.make`: equal text, the same stage."""
     draw = [plain(config.data), config.seed]
     records = digest(["records", draw, plain(config.fractions), config.overlap])
-    trains = not isinstance(config.target, TargetFile)
+    pool = config.target if isinstance(config.target, Pool) else None
+    if pool:
+        records = digest([records, pool.models, pool.index, plain(pool.stranger)])
+    # A stranger to a pool is trained, a model of it is there.
+    trains = pool.stranger is not None if pool else not isinstance(config.target, TargetFile)
     target = digest(["target", draw if trains else plain(config.data), plain(config.target)])
     # What an attack reads of the target is its spec, or follows from all of it.
     reads = [
@@ -71,7 +75,14 @@ def shared_stages(config: Config) -> Mapping[str, str]:
     found = {"records": records}
     if trains:
         found["target"] = target
-    found |= {"intake": digest(["intake", target]), "signals": signals}
+    found["intake"] = digest(["intake", target])
+    if pool is None or trains:
+        found["signals"] = signals
+    if pool:
+        of_all = [draw, pool.models, plain(pool.recipe), plain(pool.architecture)]
+        found["pool"] = digest(["pool", of_all])
+        read = plain(pool.spec) if pool.spec else reads
+        found["pool_signals"] = digest(["pool_signals", of_all, read, config.device_mib])
     if config.references is not None:
         needing = [plain(attack) for attack in needing_references(config.attacks)]
         found["references"] = digest([records, target, plain(config.references), needing])

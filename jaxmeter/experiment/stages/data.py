@@ -33,6 +33,7 @@ class Splits(NamedTuple):
       is_member: their membership `[n]`.
       members: hash of the members' content and order.
       everything: hash of all records' content and order.
+      content: the same without who was a member.
       shape: one record's.
       notes: warnings.
     """
@@ -42,6 +43,7 @@ class Splits(NamedTuple):
     is_member: NDArray
     members: str
     everything: str
+    content: str
     shape: tuple[int, ...]
     notes: list[str]
 
@@ -70,11 +72,19 @@ def deal(
     with recording_warnings() as notes:
         key = stream(jax.random.key(seed), "split")
         parts = split_indices(key, records, fractions, overlap=overlap)
+    write_splits(folder, records, parts, [*said, *notes])
+
+
+def write_splits(
+    folder: Path, records: Records, parts: tuple[NDArray, ...], notes: list[str]
+) -> None:
+    """Writes what `dealt` reads."""
     facts = {
         "members": _content(records.rows(records.is_member)),
         "everything": _content(records),
+        "content": _content(records[:2]),
         "shape": list(records.x.shape[1:]),
-        "notes": [*said, *notes],
+        "notes": notes,
     }
     write(folder / "records.json", json.dumps(facts, indent=1, sort_keys=True).encode())
     fit, select, held = parts
@@ -101,6 +111,7 @@ def dealt(folder: Path) -> Splits:
         is_member=is_member,
         members=facts["members"],
         everything=facts["everything"],
+        content=facts["content"],
         shape=tuple(facts["shape"]),
         notes=facts["notes"],
     )
@@ -134,7 +145,7 @@ def known_rows(dealt: Splits, *, known: int | None, seed: int) -> tuple[NDArray,
     return chosen[0], chosen[1], np.arange(sizes[2])
 
 
-def _content(records: Records) -> str:
+def _content(records: tuple[NDArray, ...]) -> str:
     """A hash of arrays with their types and shapes."""
     found = hashlib.sha256()
     for array in records:

@@ -38,8 +38,13 @@ def opened(place: TargetLocation, shape: tuple[int, ...]) -> tuple[Target, list[
 def examine(folder: Path, *, place: TargetLocation, shape: tuple[int, ...], origin: str) -> None:
     """Writes what `examined` reads; `origin` is how results name the target."""
     target, notes = opened(place, shape)
-    source = replace(target.spec.source, origin=origin)
-    facts = {"spec": asdict(replace(target.spec, source=source)), "notes": notes}
+    describe(folder, target.spec, origin, notes)
+
+
+def describe(folder: Path, spec: TargetSpec, origin: str, notes: list[str]) -> None:
+    """Writes what `examined` reads, of a target that there is."""
+    source = replace(spec.source, origin=origin)
+    facts = {"spec": asdict(replace(spec, source=source)), "notes": notes}
     write(folder / "target.json", json.dumps(facts, indent=1, sort_keys=True).encode())
 
 

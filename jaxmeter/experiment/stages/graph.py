@@ -8,17 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from jaxmeter.attacks.interface import ReferenceSignals
 from jaxmeter.attacks.suite import asked_of_references, spec_of, union_of_specs
 from jaxmeter.auditing.assembly import accuracy_of
 from jaxmeter.auditing.layers import READS, completed, completed_for_references, read_of
 from jaxmeter.data.records import Records
-from jaxmeter.experiment.config import Config, ShadowModels, TargetFile
+from jaxmeter.experiment.config import Config, Pool, TargetFile
 from jaxmeter.experiment.serialization import plain
 from jaxmeter.experiment.stages import attack as attack_stage
 from jaxmeter.experiment.stages import data as data_stage
-from jaxmeter.experiment.stages import examination
+from jaxmeter.experiment.stages import examination, pool_records, pool_signals
 from jaxmeter.experiment.stages import layers as layers_stage
 from jaxmeter.experiment.stages import metrics as metrics_stage
+from jaxmeter.experiment.stages import pool as pool_stage
 from jaxmeter.experiment.stages import references as references_stage
 from jaxmeter.experiment.stages import signals as signals_stage
 from jaxmeter.experiment.stages import target as target_stage
@@ -28,9 +30,10 @@ from jaxmeter.experiment.store.fingerprint import code_version, surroundings
 from jaxmeter.experiment.store.store import Entry, Store
 from jaxmeter.jaxpr.memory import tree_bytes
 from jaxmeter.report.result import LayerRanking
+from jaxmeter.shadow import stacked
 from jaxmeter.shadow.architecture import Architecture, of_file
-from jaxmeter.signals.spec import ResolvedSpec
-from jaxmeter.target import TargetSpec
+from jaxmeter.signals.spec import ResolvedSpec, Signals, SignalSpec
+from jaxmeter.target import Target, TargetSpec
 
 Progress = Callable[[str, int, int], None]
 
@@ -72,11 +75,17 @@ class _Run:
     dealt: Splits
     place: TargetLocation
     origin: str
+    opened: Callable[[], Target]  # the target, for a stage that has to see it
+    content: list[str]  # hashes of the files that it is opened from
     spec: TargetSpec
     wanted: ResolvedSpec
     reads: list[ResolvedSpec | None]
     extracted: Entry
     trained: Entry | None = None
+    # Of a pool: its models, which of these is the target, and which the references.
+    models: Entry | None = None
+    model: int | None = None
+    chosen_models: tuple[int, ...] | None = None
     ranking: LayerRanking | None = None
 
     def __init__(
@@ -89,6 +98,7 @@ class _Run:
     ) -> None:
         self.config, self.store, self.contents = config, store, contents
         self.made, self.progress = made, progress
+        self.pool = config.target if isinstance(config.target, Pool) else None
         of_data = tuple(contents[str(path)] for path in _files(config.data))
         self.draw: dict[str, Any] = {
             "data": config.data,
@@ -122,7 +132,7 @@ class _Run:
 
     def drawn(self) -> Records:
         """All records, read when a stage needs them."""
-        return data_stage.drawn(**self.draw).records
+        return data_stage.drawn(**self.draw).records._replace(is_member=self.dealt.is_member)
 
     def shown(self, stage: str) -> Callable[[int, int], None] | None:
         """How a stage tells how far it is."""
@@ -130,70 +140,141 @@ class _Run:
 
     def records(self) -> None:
         """Members and non-members, and the parts they are dealt into."""
-        config = self.config
-        how: dict[str, Any] = {"fractions": config.fractions, "overlap": config.overlap}
-        entry = self.obtain(
-            "records",
-            data_stage,
-            (config.data, config.fractions, config.overlap),
-            {"seed": config.seed, "files": list(self.draw["contents"])},
-            partial(data_stage.deal, **self.draw, **how),
-        )
+        config, pool = self.config, self.pool
+        follows = {"seed": config.seed, "files": list(self.draw["contents"])}
+        how: dict[str, Any] = {**self.draw, "fractions": config.fractions}
+        parts: tuple[Any, ...] = (config.data, config.fractions)
+        if pool is None:
+            parts = (*parts, config.overlap)
+            deal = partial(data_stage.deal, **how, overlap=config.overlap)
+        else:
+            odd = pool.stranger and (pool.stranger.members,)
+            parts = (*parts, pool.models, pool.index, odd)
+            deal = partial(pool_records.deal, **how, pool=pool)
+        module = data_stage if pool is None else pool_records
+        entry = self.obtain("records", module, parts, follows, deal)
         self.dealt = dealt = data_stage.dealt(entry.folder)
-        self.used = np.concatenate(dealt.parts)
         self.files = {"records": dealt.everything, "split": entry.files["split.npz"]}
         self.chosen = data_stage.known_rows(dealt, known=config.known, seed=config.seed)
-        self.starts = np.cumsum([0, *(part.size for part in dealt.parts)])
         self.index: Any = tuple(
             part[rows] for part, rows in zip(dealt.parts, self.chosen, strict=True)
         )
+        if pool is None:  # signals are of the records of the parts, part by part
+            self.used = np.concatenate(dealt.parts)
+            starts = np.cumsum([0, *(part.size for part in dealt.parts[:-1])])
+            self.rows = [a + rows for a, rows in zip(starts, self.chosen, strict=True)]
+        else:  # of all records, as they come, whatever the parts
+            self.used, self.rows = np.arange(len(dealt.y)), list(self.index)
         self.notes += dealt.notes
+
+    def train_pool(self) -> None:
+        """The models of a pool, of which the target is one."""
+        pool, seed = self.pool, self.config.seed
+        if pool is None:
+            return
+        self.architecture, self.built, self.built_from = self.architecture_of(pool.architecture)
+        stranger, index = pool.stranger, pool.index
+        follows = {"records": self.dealt.content, **self.built_from, "seed": seed}
+
+        def train(folder: Path) -> None:
+            pool_stage.train(
+                folder,
+                architecture=self.architecture(),
+                recipe=pool.recipe,
+                models=pool.models,
+                records=self.drawn(),
+                seed=seed,
+                progress=self.shown("pool"),
+            )
+
+        parts = (pool.models, pool.recipe, *self.built)
+        self.models = self.obtain("pool", pool_stage, parts, follows, train)
+        if stranger is None:
+            self.origin, self.model = f"model {index} of a pool of {pool.models}", index
+            return
+
+        def train_stranger(folder: Path) -> None:
+            pool_stage.train_stranger(
+                folder,
+                architecture=self.architecture(),
+                stranger=stranger,
+                index=index,
+                records=self.drawn(),
+                seed=seed,
+                progress=self.shown("target"),
+            )
+
+        parts = (stranger, index, *self.built)
+        entry = self.obtain("target", pool_stage, parts, follows, train_stranger)
+        self.origin = f"model {index} apart from a pool of {pool.models}"
+        self.content = [f"{name} {found}" for name, found in sorted(entry.files.items())]
+        self.opened = lambda: stacked.model(
+            pool_stage.trained(entry.folder, self.architecture()), 0
+        )
 
     def target(self) -> None:
         """The classifier: from a file, or trained on the members."""
         recipe, seed = self.config.target, self.config.seed
+        if isinstance(recipe, Pool):
+            return
         if isinstance(recipe, TargetFile):
             content = tuple(self.contents[str(path)] for path in recipe.files())
             self.origin = recipe.path.as_posix()
             self.place = TargetLocation(
                 recipe.path, recipe.head, recipe.weights, recipe.trust, content
             )
-            return
-        n_classes = int(self.dealt.y.max()) + 1
+        else:
+            n_classes = self.n_classes
 
-        def train(folder: Path) -> None:
-            records = self.drawn()
-            members = records.rows(records.is_member)
-            target_stage.train(
-                folder, recipe=recipe, members=members, n_classes=n_classes, seed=seed
-            )
+            def train(folder: Path) -> None:
+                records = self.drawn()
+                members = records.rows(records.is_member)
+                target_stage.train(
+                    folder, recipe=recipe, members=members, n_classes=n_classes, seed=seed
+                )
 
-        follows = {"members": self.dealt.members, "classes": n_classes, "seed": seed}
-        entry = self.obtain("target", target_stage, (recipe,), follows, train)
-        file = target_stage.FILE
-        self.origin = f"trained as {type(recipe).__name__}"
-        self.place = TargetLocation(entry.folder / file, (), None, False, (entry.files[file],))
+            follows = {"members": self.dealt.members, "classes": n_classes, "seed": seed}
+            entry = self.obtain("target", target_stage, (recipe,), follows, train)
+            file = target_stage.FILE
+            self.origin = f"trained as {type(recipe).__name__}"
+            self.place = TargetLocation(entry.folder / file, (), None, False, (entry.files[file],))
+        place = self.place
+        self.content = list(place.content)
+        self.opened = lambda: examination.opened(place, self.dealt.shape)[0]
 
     def intake(self) -> None:
         """What there is in the target, and what attacks and the layer map read of it."""
-        place, origin, shape = self.place, self.origin, self.dealt.shape
-        self.how = (place.head, place.trust, place.path.suffix)
-        follows = {"content": list(place.content), "origin": origin, "shape": list(shape)}
-        examine = partial(examination.examine, place=place, shape=shape, origin=origin)
-        entry = self.obtain("intake", examination, self.how, follows, examine)
+        origin, shape = self.origin, self.dealt.shape
+        follows: dict[str, Any] = {"origin": origin, "shape": list(shape)}
+        if self.pool is None:
+            place = self.place
+            self.how: tuple[Any, ...] = (place.head, place.trust, place.path.suffix)
+            follows["content"] = self.content
+            examine = partial(examination.examine, place=place, shape=shape, origin=origin)
+        else:
+            self.how = self.built
+            follows |= self.built_from
+            examine = partial(pool_stage.examine, self.architecture, shape=shape, origin=origin)
+        module = examination if self.pool is None else pool_stage
+        entry = self.obtain("intake", module, self.how, follows, examine)
         self.spec, notes = examination.examined(entry.folder)
         self.notes += notes
         self.asked = examination.unloaded(self.spec)
         self.reads = [spec_of(attack, self.asked) for attack in self.config.attacks]
         self.wanted = completed(union_of_specs(self.reads, self.asked), self.asked)
+        if self.pool and self.pool.spec:
+            more = self.pool.spec.resolved(self.asked)
+            self.wanted = completed(more.union(self.wanted), self.asked)
 
     def signals(self) -> None:
         """What is read of the target, computed once for all attacks."""
+        if self.model is not None:
+            return  # they are among those of the pool
 
         def extract(folder: Path) -> None:
             signals_stage.compute(
                 folder,
-                target=examination.opened(self.place, self.dealt.shape)[0],
+                target=self.opened(),
                 records=self.drawn().rows(self.used),
                 spec=self.wanted,
                 device_budget=self.budget,
@@ -204,18 +285,29 @@ class _Run:
             "signals",
             signals_stage,
             (self.wanted, self.config.device_mib, *self.how),
-            {**self.files, "target": list(self.place.content)},
+            {**self.files, "target": self.content},
             extract,
         )
 
     def references(self) -> None:
         """What models that are trained on these records say of them."""
-        config = self.config
-        if config.references is None:
+        config, references = self.config, self.config.references
+        if self.pool is not None:
+            self.see_pool(self.pool)
+        if references is None:
             return
-        plan, how, of_models = _plan(
-            config, config.references, self.contents, self.dealt, self.place, self.asked
-        )
+        what = references.architecture
+        if what is None:
+            place = self.place
+            architecture: Callable[[], Architecture] = partial(
+                of_file, place.path, trust=place.trust
+            )
+            how: tuple[Any, ...] = (place.trust, place.path.suffix)
+            of_models: dict[str, Any] = {"architecture": place.content[0]}
+        else:
+            architecture, how, of_models = self.architecture_of(what)
+        asked = completed_for_references(asked_of_references(config.attacks, self.asked))
+        plan = references_stage.ReferencePlan(architecture, references.recipe, references.k, asked)
 
         def train(folder: Path) -> None:
             references_stage.compute(
@@ -236,6 +328,56 @@ class _Run:
         )
         self.notes += references_stage.notes(self.trained.folder)
 
+    def see_pool(self, pool: Pool) -> None:
+        """What all models of a pool say of all records: of the target, and of its references."""
+        entry, seed = self.models, self.config.seed
+        assert entry is not None
+
+        def look(folder: Path) -> None:
+            pool_signals.look(
+                folder,
+                models=pool_stage.trained(entry.folder, self.architecture()),
+                records=self.drawn(),
+                spec=self.wanted,
+                seed=seed,
+                device_budget=self.budget,
+                progress=self.shown("pool_signals"),
+            )
+
+        self.trained = self.obtain(
+            "pool_signals",
+            pool_signals,
+            (self.wanted, self.config.device_mib, *self.built),
+            {"records": self.dealt.content, "models": dict(entry.files), "seed": seed},
+            look,
+        )
+        self.notes += references_stage.notes(self.trained.folder)
+        self.chosen_models = pool.references
+        if self.model is not None:
+            self.extracted = self.trained
+
+    def architecture_of(
+        self, what: Any
+    ) -> tuple[Callable[[], Architecture], tuple[Any, ...], dict[str, Any]]:
+        """What models are made of; config and files that it follows from."""
+        if isinstance(what, TargetFile):
+            content = self.contents[str(what.path)]
+            how: tuple[Any, ...] = (what.trust, what.path.suffix)
+            return partial(of_file, what.path, trust=what.trust), how, {"architecture": content}
+        made = partial(
+            references_stage.built,
+            what,
+            self.dealt.shape,
+            n_classes=self.n_classes,
+            seed=self.config.seed,
+        )
+        return made, (what,), {"classes": self.n_classes}
+
+    @property
+    def n_classes(self) -> int:
+        """As many as the labels count."""
+        return int(self.dealt.y.max()) + 1
+
     def attacks(self) -> None:
         """One entry an attack."""
         for attack, read in zip(self.config.attacks, self.reads, strict=True):
@@ -251,20 +393,18 @@ class _Run:
                 folder,
                 config=attack,
                 spec=read,
-                signals=signals_stage.loaded(self.extracted.folder),
-                seen=references_stage.seen(models.folder) if models else None,
+                signals=self.target_signals(),
+                seen=self.seen() if models else None,
                 parts=tuple(  # type: ignore[arg-type]
-                    attack_stage.AttackRows(records.rows(i), start + rows)
-                    for i, start, rows in zip(
-                        self.index, self.starts[:-1], self.chosen, strict=True
-                    )
+                    attack_stage.AttackRows(records.rows(i), rows)
+                    for i, rows in zip(self.index, self.rows, strict=True)
                 ),
                 seed=seed,
             )
 
         follows = {**self.files, "signals": self.read_files(read), "seed": seed}
         if models and (asks := attack.reads(self.asked)):
-            follows["references"] = references_stage.read_files(models.folder, models.files, asks)
+            follows["references"] = self.read_references(asks)
         parts = (attack, read, self.config.known)
         entry = self.obtain(f"attack:{attack.name}", attack_stage, parts, follows, run)
         came = attack_stage.came(entry.folder)
@@ -280,11 +420,11 @@ class _Run:
         y, is_member = self.dealt.y[held], self.dealt.is_member[held]
 
         def rank(folder: Path) -> None:
-            rows = slice(self.starts[2], self.starts[3])
-            seen = references_stage.seen(models.folder) if models else None
+            rows = self.rows[2]
+            seen = self.seen() if models else None
             layers_stage.rank(
                 folder,
-                signals=signals_stage.loaded(self.extracted.folder).only(read).rows(rows),
+                signals=self.target_signals().only(read).rows(rows),
                 seen=seen and seen.rows(rows),
                 y=y,
                 is_member=is_member,
@@ -297,7 +437,7 @@ class _Run:
             "signals": self.read_files(read),
         }
         if models:
-            follows["references"] = references_stage.read_files(models.folder, models.files, READS)
+            follows["references"] = self.read_references(READS)
         entry = self.obtain("layers", layers_stage, (read,), follows, rank)
         self.ranking, notes = layers_stage.ranked(entry.folder, is_member)
         self.notes += notes
@@ -305,7 +445,7 @@ class _Run:
     def metrics(self) -> None:
         """Every figure."""
         config, made, dealt = self.config, self.made, self.dealt
-        signals = signals_stage.loaded(self.extracted.folder)
+        signals = self.target_signals()
         size = tree_bytes(signals)
 
         def score(folder: Path) -> None:
@@ -338,11 +478,29 @@ class _Run:
 
     def read_files(self, spec: ResolvedSpec | None) -> dict[str, str]:
         """Hashes of the target's signals that a spec reads."""
-        return signals_stage.read_files(self.extracted.folder, self.extracted.files, spec)
+        files = signals_stage.read_files(self.extracted.folder, self.extracted.files, spec)
+        return files if self.model is None else {**files, "model": str(self.model)}
+
+    def read_references(self, spec: SignalSpec) -> dict[str, Any]:
+        """Hashes of the reference models' signals that a spec reads."""
+        assert self.trained is not None
+        files = references_stage.read_files(self.trained.folder, self.trained.files, spec)
+        chosen = self.chosen_models
+        return files if chosen is None else {**files, "models": list(chosen)}
+
+    def target_signals(self) -> Signals:
+        """The records as the target sees them."""
+        return signals_stage.loaded(self.extracted.folder, self.model)
+
+    def seen(self) -> ReferenceSignals:
+        """The records as the reference models see them."""
+        assert self.trained is not None
+        return references_stage.seen(self.trained.folder, self.chosen_models)
 
 
 STAGES = (
     _Run.records,
+    _Run.train_pool,
     _Run.target,
     _Run.intake,
     _Run.signals,
@@ -351,35 +509,6 @@ STAGES = (
     _Run.layers,
     _Run.metrics,
 )
-
-
-def _plan(
-    config: Config,
-    references: ShadowModels,
-    contents: Mapping[str, str],
-    dealt: Splits,
-    place: TargetLocation,
-    asked: Any,
-) -> tuple[references_stage.ReferencePlan, tuple[Any, ...], dict[str, Any]]:
-    """Which models are to be trained; config and files that their architecture follows from."""
-    what = references.architecture
-    architecture: Callable[[], Architecture]
-    how: tuple[Any, ...]
-    follows: dict[str, Any]
-    if what is None or isinstance(what, TargetFile):
-        path, trust = (place.path, place.trust) if what is None else (what.path, what.trust)
-        content = place.content[0] if what is None else contents[str(path)]
-        architecture = partial(of_file, path, trust=trust)
-        how, follows = (trust, path.suffix), {"architecture": content}
-    else:
-        n_classes, seed = int(dealt.y.max()) + 1, config.seed
-        architecture = partial(
-            references_stage.built, what, dealt.shape, n_classes=n_classes, seed=seed
-        )
-        how, follows = (what,), {"classes": n_classes}
-    specs = completed_for_references(asked_of_references(config.attacks, asked))
-    plan = references_stage.ReferencePlan(architecture, references.recipe, references.k, specs)
-    return plan, how, follows
 
 
 def code(config: Config) -> str:
@@ -393,6 +522,9 @@ def code(config: Config) -> str:
         attack_stage,
         layers_stage,
         metrics_stage,
+        pool_records,
+        pool_stage,
+        pool_signals,
     )
     names = [module.__name__ for module in modules]
     return _code((*names, __name__), (config,))

@@ -42,7 +42,8 @@ def built(recipe: Any, shape: tuple[int, ...], *, n_classes: int, seed: int) -> 
     with undisturbed():
         keras.utils.clear_session(free_memory=False)  # layers are numbered from 1 again
         keras.utils.set_random_seed(seed)
-        return of_keras(recipe.built(shape, n_classes=n_classes, seed=seed))
+        model = recipe.built(shape, n_classes=n_classes, seed=seed)
+        return model if isinstance(model, Architecture) else of_keras(model)
 
 
 def compute(
@@ -73,6 +74,15 @@ def compute(
         spec = reduce(lambda a, b: a.union(b), (one.resolved(model) for one in plan.asked))
         place = folder / FOLDER
         seen = seen_by(references, records, spec, out=place, device_budget=device_budget)
+    keep(folder, seen, notes)
+
+
+def keep(folder: Path, seen: ReferenceSignals, notes: list[str]) -> None:
+    """Writes what is not there yet of what `seen` and `notes` read: all but the signals.
+
+    Raises:
+      ValueError: if a model gives signals that are not finite.
+    """
     for i in range(len(seen.was_member)):
         check_finite(jax.tree.map(lambda leaf, i=i: leaf[i], seen.signals), f"reference model {i}")
     with create(folder / _MEMBERSHIP) as file:
@@ -80,9 +90,14 @@ def compute(
     write(folder / "notes.json", json.dumps(notes, indent=1).encode())
 
 
-def seen(folder: Path) -> ReferenceSignals:
-    """The records as the models see them, memory-mapped."""
-    return ReferenceSignals(loaded(folder), np.load(folder / _MEMBERSHIP, allow_pickle=False))
+def seen(folder: Path, models: tuple[int, ...] | None = None) -> ReferenceSignals:
+    """The records as the models see them, memory-mapped; of a pool's as some of them do."""
+    signals, was_member = loaded(folder), np.load(folder / _MEMBERSHIP, allow_pickle=False)
+    if models is not None:
+        chosen = np.array(models)
+        signals = jax.tree.map(lambda leaf: leaf[chosen], signals)
+        was_member = was_member[chosen]
+    return ReferenceSignals(signals, was_member)
 
 
 def notes(folder: Path) -> list[str]:

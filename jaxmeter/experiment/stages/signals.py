@@ -62,9 +62,10 @@ def check_finite(signals: Signals, model: str) -> None:
                 )
 
 
-def loaded(folder: Path) -> Signals:
-    """The signals of an entry, memory-mapped."""
-    return load(folder / FOLDER)
+def loaded(folder: Path, model: int | None = None) -> Signals:
+    """The signals of an entry, memory-mapped; of a pool's those of one model."""
+    signals = load(folder / FOLDER)
+    return signals if model is None else jax.tree.map(lambda leaf: leaf[model], signals)
 
 
 def read_files(folder: Path, files: Mapping[str, str], spec: ResolvedSpec | None) -> dict[str, str]:
