@@ -120,6 +120,7 @@ def _attack(row: Row, reference: Row) -> dict[str, Any]:
     return {
         "name": row.name,
         "access": access(row),
+        "minus": row.minus,
         "n_members": result.n_members,
         "n_nonmembers": result.n_nonmembers,
         "resolvable_fpr": result.resolvable_fpr,
