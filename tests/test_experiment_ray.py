@@ -17,12 +17,11 @@ import pytest
 from conftest import REPOSITORY
 
 import jaxmeter as jm
-from jaxmeter import experiment
+from jaxmeter import disk, experiment
 from jaxmeter.experiment.runs import run as runs
 from jaxmeter.experiment.runs import source, worker
 from jaxmeter.experiment.runs.schedule import StageQueue
 from jaxmeter.experiment.stages import graph
-from jaxmeter.experiment.store import locks
 from jaxmeter.experiment.store.store import Store
 from jaxmeter.shadow import RecipeConfig
 
@@ -349,7 +348,7 @@ def test_a_worker_refuses_another_store_and_other_code(base, tmp_path):
     other = worker.attempted(text, "0" * 64, errand(tmp_path), post)
     assert other is not None and "other code than the sweep" in str(other.error)
     assert not posts
-    with locks.locked(Store(tmp_path).lock("runs", experiment.name_of(base))):
+    with disk.locked(Store(tmp_path).lock("runs", experiment.name_of(base))):
         assert worker.attempted(text, code, errand(tmp_path), post) is None
     done = worker.attempted(text, code, errand(tmp_path), post)
     assert done is not None and done.state == "done"

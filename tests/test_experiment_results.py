@@ -20,6 +20,7 @@ from markdown_it import MarkdownIt
 from stores import ATTACKS, finished_run, rows, run_name, small_study
 
 from jaxmeter import experiment
+from jaxmeter.disk import locked
 from jaxmeter.experiment import results
 from jaxmeter.experiment.cli import results as showing
 from jaxmeter.experiment.results import finished
@@ -28,7 +29,6 @@ from jaxmeter.experiment.results.tables import compared
 from jaxmeter.experiment.results.tensorboard import TAGS
 from jaxmeter.experiment.results.tidy_table import varying
 from jaxmeter.experiment.store.files import FORMAT
-from jaxmeter.experiment.store.locks import locked
 from jaxmeter.experiment.store.remote import Mirror
 from jaxmeter.experiment.store.store import StoreWarning
 from jaxmeter.metrics import evaluate

@@ -5,7 +5,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from jaxmeter.report.wording import clean, percent
+from jaxmeter.jaxpr.memory import human
+from jaxmeter.report.wording import clean, duration, percent
 
 CSS = (Path(__file__).parent / "page.css").read_text("utf-8")
 # The figures' colours, which the page's style sheet sets for light and dark.
@@ -107,10 +108,9 @@ def p_value(value: float) -> str:
 
 def seconds(value: float) -> str:
     """Wall time."""
-    return "< 0.01 s" if value < 0.005 else f"{value:.{2 if value < 1 else 1}f} s"
+    return text(duration(value))
 
 
 def size(count: int) -> str:
     """A size in the unit that suits it."""
-    power = 0 if count < 1000 else min(3, (len(str(count)) - 1) // 3)
-    return f"{count / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB')[power]}"
+    return human(count)

@@ -20,6 +20,7 @@ from secrets import token_hex
 from typing import Any, NamedTuple
 
 from jaxmeter import disk
+from jaxmeter.disk import locked
 from jaxmeter.experiment.store.files import (
     FORMAT,
     MALFORMED,
@@ -33,7 +34,6 @@ from jaxmeter.experiment.store.files import (
     unsealed,
 )
 from jaxmeter.experiment.store.fingerprint import digest
-from jaxmeter.experiment.store.locks import locked
 from jaxmeter.experiment.store.remote import Mirror, url_of, working_copy
 
 JOURNAL, MARK = "journal.jsonl", "store.json"
