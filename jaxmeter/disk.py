@@ -7,12 +7,14 @@ does for other programs.
 """
 
 import contextlib
+import errno
+import fcntl
 import os
 import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -241,3 +243,79 @@ def _keep_litter(old: Path, new: Path) -> None:
             with contextlib.suppress(OSError):
                 os.rename(os.path.join(root, name), new / Path(root).relative_to(old) / name)
         inner[:] = [name for name in inner if not is_litter(name)]
+
+
+# --- Locks between processes, which a crash cannot leave held -------------------------------------
+
+_NONE = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
+class Busy(Exception):
+    """Another process holds the lock."""
+
+
+@contextlib.contextmanager
+def locked(
+    path: Path,
+    *,
+    shared: bool = False,
+    wait: bool = True,
+    waiting: Callable[[], None] | None = None,
+    common: bool = False,
+) -> Iterator[None]:
+    """Holds the lock of a file, made if need be; the system releases it when the process ends.
+
+    A new file is its owner's alone, or has the mode that the umask leaves if it is `common`.
+
+    Raises:
+      Busy: if another process holds it and `wait` is False. `waiting` is called before waiting.
+      OSError: if the file system has no locks.
+    """
+    make_folder(path.parent, shared=common)
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    while True:
+        mode = 0o666 if common else 0o600
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
+        try:
+            try:
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not wait:
+                    raise Busy(str(path)) from None
+                if waiting is not None:
+                    waiting()
+                fcntl.flock(file, kind)
+            except OSError as error:
+                if error.errno in _NONE:
+                    raise OSError(
+                        error.errno,
+                        f"the file system of {path} has no locks ({error.strerror}), so two "
+                        "processes could spoil what the other writes. Mount it with locks "
+                        "(Lustre: -o flock; NFS: its lock daemon), or name a folder elsewhere; a "
+                        "store may also be a file:// URL",
+                    ) from error
+                raise
+            if not _is_still(path, file):  # somebody cleaned up while we waited
+                continue
+            yield
+            return
+        finally:
+            os.close(file)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock."""
+    if not path.exists():
+        return False
+    try:
+        with locked(path, wait=False):
+            return False
+    except Busy:
+        return True
+
+
+def _is_still(path: Path, file: int) -> bool:
+    try:
+        return os.stat(path).st_ino == os.fstat(file).st_ino
+    except FileNotFoundError:
+        return False

@@ -8,11 +8,14 @@ import contextlib
 import re
 import warnings
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _NAME = 200  # characters of a name that are shown
 _MESSAGE = 10_000  # characters of a message, which may list a model's layers
@@ -129,6 +132,19 @@ class _Printable(Console):
 def _lines(text: str) -> str:
     """Printable text of several lines, none of them shortened: the layout is made."""
     return "\n".join(printable(line, max(1, len(line) * 10)) for line in text.split("\n"))
+
+
+def bars(on: Console) -> "Progress":
+    """Bars of work that is done piece by piece, gone when it is done."""
+    from rich import progress  # imported where a command shows how far it is
+
+    columns = (
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+    )
+    return progress.Progress(*columns, console=on, transient=True)
 
 
 def console(*, stderr: bool = False, width: int | None = None) -> Console:

@@ -185,6 +185,39 @@ def anchors(text: str) -> set[str]:
 PACKAGE = REPOSITORY / "jaxmeter"
 
 
+# --- Its sentences ------------------------------------------------------------------------------
+
+MOST_WORDS = 40
+
+
+def long_sentences(text: str) -> Iterator[str]:
+    """Sentences, or their parts between semicolons and colons, of too many words.
+
+    Not in code, tables and headings; an item of a list begins anew.
+    """
+    text = re.sub(r"^(```|~~~).*?^\1\s*$", "\n", text, flags=re.M | re.S)
+    text = re.sub(r"^\s*(\||#).*$", "", text, flags=re.M)
+    for paragraph in re.split(r"\n\s*\n|^\s*(?:[-*+]|\d+\.)\s", text, flags=re.M):
+        for sentence in re.split(r"[.!?;:](?=[\s\"')\]*_`]|$)", paragraph):
+            if len(sentence.split()) > MOST_WORDS:
+                yield " ".join(sentence.split())
+
+
+@pytest.mark.parametrize(
+    "document", [name for name in DOCUMENTS if name == "README.md" or name.startswith("docs/")]
+)
+def test_sentences_are_short(document: str):
+    assert not [*long_sentences((REPOSITORY / document).read_text("utf-8"))]
+
+
+def test_a_long_sentence_is_noticed():
+    words = " ".join(["word"] * 39)
+    assert [*long_sentences(f"A {words} and more.\n\n- A {words}.\n- A {words}.")] == [
+        f"A {words} and more"
+    ]
+    assert not [*long_sentences(f"A {words}; and {words}.\n```\n{words} {words}\n```\n")]
+
+
 def test_no_module_is_a_drawer_for_odds_and_ends():
     parts = {part for path in PACKAGE.rglob("*.py") for part in path.with_suffix("").parts}
     assert not parts & {"utils", "util", "common", "base", "core", "helpers", "misc"}

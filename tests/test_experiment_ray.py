@@ -1,6 +1,7 @@
 """Sweeps on Ray and as arrays of jobs: lost workers and nodes, the study's source, shares."""
 
 import importlib.util
+import itertools
 import json
 import os
 import signal
@@ -16,12 +17,13 @@ import pytest
 from conftest import REPOSITORY
 
 import jaxmeter as jm
-from jaxmeter import experiment
+from jaxmeter import disk, experiment
+from jaxmeter.experiment.runs import run as runs
 from jaxmeter.experiment.runs import source, worker
-from jaxmeter.experiment.runs.schedule import StageQueue, shared_stages
+from jaxmeter.experiment.runs.schedule import StageQueue
 from jaxmeter.experiment.stages import graph
-from jaxmeter.experiment.store import locks
 from jaxmeter.experiment.store.store import Store
+from jaxmeter.shadow import RecipeConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:the target warns")  # which it is to do
 
@@ -198,18 +200,38 @@ def test_what_cannot_be_is_said_at_once(base, tmp_path, capsys, monkeypatch):
 # --- Who starts when -----------------------------------------------------------------------------
 
 
-def test_of_runs_that_share_a_stage_one_starts_and_the_others_follow(base):
-    configs = experiment.expand(base, {"seed": (0, 1), "known": (None, 20, 30)})
-    line = StageQueue(configs)
+class Stages:
+    """Runs whose stages have keys of their own making; a file stands for an entry."""
+
+    def __init__(self, folder: Path, **runs: str) -> None:
+        self.folder, self.runs = folder, runs
+
+    def look(self, run: str) -> graph.Ahead:
+        there = itertools.takewhile(lambda key: (self.folder / key).exists(), self.runs[run])
+        keys = [*there]
+        first = next(iter(self.runs[run][len(keys) :]), None)
+        place = None if first is None else self.folder / first
+        return graph.Ahead(dict(zip(keys, keys, strict=True)), first, place)
+
+    def compute(self, key: str) -> None:
+        (self.folder / key).touch()
+
+
+def test_of_runs_that_share_a_stage_one_starts_and_the_others_follow(tmp_path):
+    stages = Stages(tmp_path, a="rsx", b="rsy", c="rsz", d="RSX", e="RSY", f="RSZ")
+    line = StageQueue([*"abcdef"], stages.look)
     assert [line.next(), line.next(), line.next()] == [0, 3, None]
-    for label in ("records", "target", "intake"):
-        line.passed(0, label)
-        assert line.next() is None
-    line.passed(0, "signals")
+    stages.compute("r")
+    line.passed(0)
+    assert line.next() is None  # its next stage is theirs, too
+    stages.compute("s")
+    line.passed(0)
     assert [line.next(), line.next(), line.next()] == [1, 2, None]
     line.ended(3)  # it failed: one tries again, before the others
     line.again(3)
     assert [line.next(), line.next()] == [3, None]
+    for key in "RSX":
+        stages.compute(key)
     line.ended(3, done=True)
     assert line.next() == 4
     line.ended(4)  # another sweep is at it
@@ -217,27 +239,48 @@ def test_of_runs_that_share_a_stage_one_starts_and_the_others_follow(base):
     assert [line.next(), line.next(), len(line)] == [5, None, 1]
 
 
-def test_stages_are_shared_as_the_store_shares_them(base, tmp_path):
-    configs = experiment.expand(
-        replace(base, target=fatal_study.Fatal(folder=tmp_path)),
-        (
-            {},
-            {"known": 20},
-            {"device_mib": 512},
-            {"attacks": (jm.NegativeLoss(),)},
-            {"fractions": (0.3, 0.2, 0.5)},
-        ),
-    )
-    made: dict[str, set[str]] = {}
-    for config in configs:
-        outcome = experiment.attempt(config, tmp_path)
+def test_what_the_store_does_not_show_is_at_work_until_its_run_ends(tmp_path):
+    stages = Stages(tmp_path, a="rx", b="ry", c="rz", d="Rx")
+    line = StageQueue([*"abcd"], stages.look)
+    assert [line.next(), line.next()] == [0, 3]
+    line.passed(0)
+    assert line.next() is None
+    line.ended(0, done=True)
+    assert [line.next(), line.next(), line.next()] == [1, 2, None]
+
+
+@pytest.mark.parametrize("references", [False, True])
+def test_the_keys_ahead_are_those_that_a_run_writes(base, tmp_path, references):
+    """At each stage of a run, the first that is not there is the one that it then computes."""
+    base = replace(base, target=fatal_study.Fatal(folder=tmp_path))
+    changes: list[dict] = [{}, {"known": 20}]
+    if references:
+        models = experiment.ShadowModels(k=4, recipe=RecipeConfig(epochs=1))
+        changes = [{"references": models, "attacks": (*base.attacks, jm.Lira())}]
+    for change in changes:
+        config = replace(base, **change)
+        contents, store, seen = runs.contents_of(config), Store(tmp_path), {}
+
+        def look(label, done, total, seen=seen, config=config, contents=contents, store=store):
+            if (done, total) == (0, 1):
+                seen[label] = graph.ahead(config, store, contents)
+
+        outcome = experiment.attempt(config, tmp_path, progress=look)
         assert outcome.state == "done", outcome.error
-        # Computed is what no run before it shared, by this guess and by the store alike.
-        stages_of = shared_stages(config)
-        guess = {label for label, key in stages_of.items() if key not in made.get(label, set())}
-        assert set(outcome.computed) - {"layers", "metrics"} == guess
-        for label, key in stages_of.items():
-            made.setdefault(label, set()).add(key)
+        status = json.loads((tmp_path / "runs" / outcome.run / "status.json").read_text())
+        labels = [*seen]
+        written = dict(zip(labels, (name.split("/")[1] for name in status["entries"]), strict=True))
+        for i, label in enumerate(labels):
+            if label in outcome.computed:
+                assert seen[label].keys == {name: written[name] for name in labels[: i + 1]}
+                assert seen[label].first == written[label]
+                assert seen[label].is_there()  # by now
+        whole = graph.ahead(config, store, contents)
+        assert (whole.keys, whole.first) == (written, None)
+        assert "layers" in written
+        assert len(written) <= graph.most_stages(config)
+        other = graph.ahead(config, store, contents, {"device": "another"})
+        assert [*other.keys] == ["records"] and other.first != written["records"]
 
 
 # --- The study's source, and other machines ------------------------------------------------------
@@ -305,7 +348,7 @@ def test_a_worker_refuses_another_store_and_other_code(base, tmp_path):
     other = worker.attempted(text, "0" * 64, errand(tmp_path), post)
     assert other is not None and "other code than the sweep" in str(other.error)
     assert not posts
-    with locks.locked(Store(tmp_path).lock("runs", experiment.name_of(base))):
+    with disk.locked(Store(tmp_path).lock("runs", experiment.name_of(base))):
         assert worker.attempted(text, code, errand(tmp_path), post) is None
     done = worker.attempted(text, code, errand(tmp_path), post)
     assert done is not None and done.state == "done"

@@ -16,7 +16,7 @@ from jaxmeter import experiment
 from jaxmeter.experiment import Mlp, ShadowModels, results
 from jaxmeter.experiment.results import finished
 from jaxmeter.experiment.results import reports as run_reports
-from jaxmeter.experiment.runs import schedule, sweep
+from jaxmeter.experiment.runs import sweep
 from jaxmeter.experiment.runs.run import attempt
 from jaxmeter.metrics import MetricWarning
 from jaxmeter.prng import stream
@@ -277,20 +277,3 @@ def test_models_that_cannot_be_trained_are_refused(store: Path):
     assert made.state == "failed" and made.error
     assert "0 of 6 reference models are finite" in made.error and "references" in made.error
     assert not list(store.glob("stages/references/*"))
-
-
-def test_runs_that_share_models_wait_for_them():
-    base = make_config()
-    stages = [
-        schedule.shared_stages(config)
-        for config in (
-            base,
-            replace(base, known=30),
-            replace(base, references=RECIPE),
-            replace(base, references=None, attacks=ATTACKS[:2]),
-        )
-    ]
-    assert stages[0]["references"] == stages[1]["references"] != stages[2]["references"]
-    assert "references" not in stages[3]
-    assert stages[0]["attack:negative loss"] == stages[2]["attack:negative loss"]
-    assert stages[0]["attack:LiRA"] != stages[2]["attack:LiRA"]

@@ -21,6 +21,7 @@ from markdown_it import MarkdownIt
 from stores import ATTACKS, finished_run, rows, run_name, small_study
 
 from jaxmeter import experiment
+from jaxmeter.disk import locked
 from jaxmeter.experiment import results
 from jaxmeter.experiment.cli import results as showing
 from jaxmeter.experiment.results import finished, pages
@@ -30,7 +31,6 @@ from jaxmeter.experiment.results.tensorboard import TAGS
 from jaxmeter.experiment.results.tidy_table import varying
 from jaxmeter.experiment.store import fingerprint
 from jaxmeter.experiment.store.files import FORMAT
-from jaxmeter.experiment.store.locks import locked
 from jaxmeter.experiment.store.remote import Mirror
 from jaxmeter.experiment.store.store import StoreWarning
 from jaxmeter.metrics import evaluate

@@ -20,10 +20,9 @@ import keras
 import pytest
 
 import jaxmeter as jm
-from jaxmeter import experiment
+from jaxmeter import disk, experiment
 from jaxmeter.experiment import results
 from jaxmeter.experiment.runs import maintenance, run
-from jaxmeter.experiment.store import locks
 from jaxmeter.experiment.store.files import FORMAT, sealed
 from jaxmeter.experiment.store.store import MARK, Store, StoreError
 
@@ -384,7 +383,7 @@ def test_a_file_system_without_locks_is_refused(config, tmp_path, monkeypatch):
     def flock(file: int, kind: int) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr(locks.fcntl, "flock", flock)
+    monkeypatch.setattr(disk.fcntl, "flock", flock)
     made = run.attempt(config, tmp_path)
     assert made.state == "failed" and "has no locks (Function not imp" in str(made.error)
     assert not list(tmp_path.glob("stages/*/*"))
@@ -403,7 +402,7 @@ def test_gc_lists_and_removes_what_no_kept_run_refers_to(config, tmp_path):
     useless = experiment.gc(store, keep=[kept.name])
     assert left in useless and len(useless) == 4  # two attacks and metrics of the other run
     assert all(path.exists() for path in useless)
-    with locks.locked(tmp_path / "locks" / "store.lock", shared=True):
+    with disk.locked(tmp_path / "locks" / "store.lock", shared=True):
         with pytest.raises(StoreError, match="in progress"):
             experiment.gc(store, keep=[kept.name], remove=True)
     assert experiment.gc(store, keep=[kept.name], remove=True) == useless
@@ -439,9 +438,9 @@ def test_an_interrupted_run_is_seen_as_one(config, tmp_path):
     status = json.loads((folder / "status.json").read_bytes())
     (folder / "status.json").write_text(json.dumps({**status, "state": "running"}))
     assert [o.state for o in experiment.status("small", tmp_path)] == ["interrupted"]
-    with locks.locked(Store(tmp_path).lock("runs", folder.name)):
+    with disk.locked(Store(tmp_path).lock("runs", folder.name)):
         assert [o.state for o in experiment.status("small", tmp_path)] == ["running"]
-        with pytest.raises(locks.Busy):
+        with pytest.raises(disk.Busy):
             experiment.run(config, tmp_path, wait=False)
     assert experiment.status("another", tmp_path) == ()
 

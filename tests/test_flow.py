@@ -126,6 +126,7 @@ def test_a_study_finds_what_an_audit_finds(flows):
     np.testing.assert_array_equal(study.held_index, audit.held_index)
     for mine, theirs in zip(study.rows, audit.rows, strict=True):
         np.testing.assert_array_equal(mine.result.scores, theirs.result.scores, theirs.name)
+        assert mine.minus == theirs.minus
     assert_same_layers(study.layers, audit.layers)
     assert {row.signal for row in audit.layers.rows} == {"activation", "gradient", "gradient norm"}
     assert audit.layers.models == (K if len(audit.rows) == len(CALIBRATED) else 0)

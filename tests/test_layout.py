@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
+import jaxmeter as jm
+
 PACKAGE = REPOSITORY / "jaxmeter"
 ROOMS = (  # from the lowest floor to the highest; files of a floor import none of its other rooms
     ("terminal", "disk", "logits", "metrics", "prng", "progress", "devices"),
@@ -120,6 +122,36 @@ def test_only_intake_knows_frameworks_and_metrics_know_no_jax(layout: Layout):
         roots = {module.partition(".")[0] for module, _ in imported(path)}
         assert layout.room(name) == "intake" or not roots & FRAMEWORKS, name
         assert name != "jaxmeter.metrics" or not roots & {"jax", "jaxlib", "flax"}
+
+
+def hanging_on_names(source: str) -> list[str]:
+    """Comparisons of a `name` with a text, and questions for the type of an attack."""
+    types = {name for name in jm.__all__ if hasattr(getattr(jm, name), "reads")}
+    types |= {"References", "Shadows"}
+    odd = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare) and isinstance(node.left, ast.Attribute):
+            texts = [c for c in node.comparators if isinstance(c, ast.Constant | ast.Name)]
+            if node.left.attr == "name" and any(
+                isinstance(getattr(c, "value", None), str) or getattr(c, "id", "").isupper()
+                for c in texts
+            ):
+                odd.append(ast.unparse(node))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+            asked = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
+            odd += [ast.unparse(node)] if asked & types else []
+    return odd
+
+
+def test_no_behaviour_hangs_on_a_name_or_on_what_somebody_else_may_write_too(layout: Layout):
+    rooms = ("attacks", "auditing", "report", "meter", "signals", "inference", "reference")
+    for name, path in layout.files.items():
+        if layout.room(name) in rooms:
+            assert not hanging_on_names(path.read_text("utf-8")), name
+    assert hanging_on_names("row.name == 'blind baseline'")
+    assert hanging_on_names("row.name == BLIND")
+    assert hanging_on_names("isinstance(attack, (int, Learned))")
+    assert not hanging_on_names("row.name == other.name or isinstance(target, Target)")
 
 
 def test_importing_the_package_brings_in_no_framework():

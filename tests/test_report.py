@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import warnings
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
@@ -481,7 +482,8 @@ def test_gradient_norms_by_label_are_geometric_means_with_intervals(tmp_path):
             np.testing.assert_allclose(found[2:], expected)
     result = evaluate(-norms, is_member)
     row = Row(
-        name=findings.GRADIENT_NORM,
+        name="of any name",
+        minus="gradient norm",
         result=result,
         budget=Budget(known_members=0, known_nonmembers=0, parameters=("w",)),
         seconds=0.1,
@@ -490,6 +492,8 @@ def test_gradient_norms_by_label_are_geometric_means_with_intervals(tmp_path):
     saved = make_report(n=60, rows=(*base.rows, row), held=held).save(tmp_path / "r")
     assert (saved / "figures" / "gradient_norms.png").exists()
     assert "Gradient norms by label" in (saved / "report.html").read_text("utf-8")
+    named = replace(row, name="gradient norm", minus=None)
+    assert findings.gradient_norms(make_report(n=60, rows=(*base.rows, named), held=held)) is None
     lonely = gradient_norms.norms_by_label(norms[:1], y[:1], np.ones(1, bool))[0]
     assert lonely.n == 1 and np.isnan(lonely.mean)
 

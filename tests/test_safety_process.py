@@ -592,7 +592,7 @@ def test_initialisers_are_counted_where_tracing_would_run_them():
 
     backend = SimpleNamespace(backend=lambda: "tensorflow")
     fake = SimpleNamespace(backend=backend, initializers=keras.initializers)
-    weight = SimpleNamespace(path="dense/kernel", _shape=(8000, 8000))
+    weight = SimpleNamespace(path="dense/kernel", _shape=(8000, 8000), _dtype="float32")
     with budget.within([], max_seconds=60):
         building._charge(fake, weight, keras.initializers.GlorotUniform())
         with pytest.raises(budget.TooExpensive, match="dense/kernel"):

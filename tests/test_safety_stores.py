@@ -33,7 +33,6 @@ from jaxmeter.data.npz import write_npz
 from jaxmeter.experiment import results
 from jaxmeter.experiment.results import reports
 from jaxmeter.experiment.runs import run, states
-from jaxmeter.experiment.store import locks
 from jaxmeter.experiment.store.store import Store, StoreWarning
 from jaxmeter.inference.attack import History
 from jaxmeter.meter import logs
@@ -849,6 +848,6 @@ def test_a_folder_that_fails_leaves_the_old_one(tmp_path):
 
 def test_a_lock_is_shared_where_the_store_is(tmp_path):
     for common, mode in ((False, 0o600), (True, 0o660)):
-        with umask(0o007), locks.locked(tmp_path / f"{common}" / "x.lock", common=common):
+        with umask(0o007), disk.locked(tmp_path / f"{common}" / "x.lock", common=common):
             found = (tmp_path / f"{common}" / "x.lock").stat().st_mode
         assert stat.S_IMODE(found) == mode

@@ -14,9 +14,9 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxmeter import logits
 from jaxmeter.attacks.interface import Access, AttackOutput, Evidence, ReferenceSignals, Spread
 from jaxmeter.attacks.with_references import (
+    OF_LOGITS,
     NeedsReferences,
     attackable,
     seen_by_references,
@@ -45,12 +45,7 @@ def statistic(name: Statistic, signals: Signals, y: NDArray) -> NDArray:
     if name == "gradient norm":
         squares = sum(np.square(v, dtype=np.float64) for v in signals.gradient_norms.values())
         return -0.5 * np.log(np.maximum(squares, np.finfo(np.float32).tiny))
-    of = {
-        "log odds": logits.log_odds,
-        "margin": logits.margin,
-        "log probability": logits.log_probability,
-    }
-    return of[name](signals.logits, y)
+    return OF_LOGITS[name](signals.logits, y)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from jaxmeter.target import LOGITS, Target
 FPRS = (0.01, 0.001)
 # What an attacker sees of the target, from least to most; a record's own `x` and `y` always.
 Access = Literal["records", "labels", "outputs", "white box"]
+Quantity = Literal["gradient norm"]  # of which a report has a figure
 ACCESS: tuple[Access, ...] = ("records", "labels", "outputs", "white box")
 
 
@@ -110,6 +111,8 @@ class AttackOutput(NamedTuple):
       history: epochs of a learned attack.
       best_epoch: the epoch kept, 0 for "as initialised"; None for an attack without epochs.
       spread: the same attack on reference models in turn, where it has some to be attacked.
+      minus: the quantity that the scores are minus of, if they are of one that a report has a
+        figure of.
     """
 
     select: NDArray
@@ -117,6 +120,7 @@ class AttackOutput(NamedTuple):
     history: tuple[Epoch, ...] = ()
     best_epoch: int | None = None
     spread: Spread | None = None
+    minus: Quantity | None = None
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import jax
 
 from jaxmeter import scores as score_of
-from jaxmeter.attacks.interface import Access, AttackOutput, Evidence, access_of
+from jaxmeter.attacks.interface import Access, AttackOutput, Evidence, Quantity, access_of
 from jaxmeter.signals.spec import SignalSpec
 from jaxmeter.target import Target
 
@@ -20,6 +20,7 @@ class _TrainingFree:
     needs_references: ClassVar[bool] = False
     needs_population: ClassVar[bool] = False
     score: ClassVar[Any]
+    minus: ClassVar[Quantity | None] = None
 
     @property
     def access(self) -> Access:
@@ -33,7 +34,7 @@ class _TrainingFree:
     def run(self, key: jax.Array, fit: Evidence, select: Evidence, held: Evidence) -> AttackOutput:
         """Scores of the select and the held-out part."""
         score = type(self).score
-        return AttackOutput(score(select.signals), score(held.signals))
+        return AttackOutput(score(select.signals), score(held.signals), minus=self.minus)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,7 @@ class GradientNorm(_TrainingFree):
 
     name: ClassVar[str] = "gradient norm"
     spec: ClassVar[SignalSpec] = SignalSpec(outputs=(), loss=False, label=False, gradient_norm=True)
+    minus: ClassVar[Quantity | None] = "gradient norm"
     score: ClassVar = staticmethod(score_of.gradient_norm)
 
 

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxmeter import logits
 from jaxmeter.attacks.interface import Access, AttackOutput, Evidence
 from jaxmeter.attacks.with_references import (
+    OF_LOGITS,
     NeedsReferences,
     attackable,
     seen_by_references,
@@ -30,11 +30,6 @@ if TYPE_CHECKING:
     Signal = str
 else:
     Signal = Literal["log odds", "margin", "log probability", "gradient norms", Scalar]
-_OF_LOGITS = {
-    "log odds": logits.log_odds,
-    "margin": logits.margin,
-    "log probability": logits.log_probability,
-}
 _FEWEST = 4  # reference models to learn from: two pairs
 _TINY = np.finfo(np.float32).tiny
 
@@ -70,8 +65,8 @@ def by_place(name: Signal, signals: Signals, y: NDArray) -> dict[str, NDArray]:
     when JAX maps over them, and the target's signals must be paired with the same of the reference
     models, whose layers a framework may have counted on ("dense_9", "dense_10").
     """
-    if name in _OF_LOGITS:
-        return {"": _OF_LOGITS[name](signals.logits, y)}
+    if name in OF_LOGITS:
+        return {"": OF_LOGITS[name](signals.logits, y)}
     found: dict[str, NDArray] = {}
     if name == "gradient norms":
         for layer, norm in signals.gradient_norms.items():
@@ -109,7 +104,7 @@ class CalibratedInference(NeedsReferences):
     @property
     def access(self) -> Access:
         """What the attacker sees."""
-        return "outputs" if all(name in _OF_LOGITS for name in self.signals) else "white box"
+        return "outputs" if all(name in OF_LOGITS for name in self.signals) else "white box"
 
     def _named(self) -> str:
         return f"{self.title} {'white box' if self.access == 'white box' else 'black box'}"

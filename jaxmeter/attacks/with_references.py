@@ -7,10 +7,17 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxmeter import logits
 from jaxmeter.attacks.interface import FPRS, Evidence, ReferenceSignals, Spread
 from jaxmeter.metrics import AttackResult, MetricWarning
 from jaxmeter.reference.inputs import ReferenceWarning
 
+# Statistics of a record that are functions of its logits and label, by the names users give them.
+OF_LOGITS = {
+    "log odds": logits.log_odds,
+    "margin": logits.margin,
+    "log probability": logits.log_probability,
+}
 _FEWEST = 6  # reference models: with a pair left out, two saw each record and two did not
 _TARGETS = 32  # reference models that are attacked for the spread over targets, at most
 
@@ -83,7 +90,7 @@ def warn_if_unlike(name: str, observed: NDArray, references: NDArray) -> None:
 
 def seen_by_references(part: Evidence) -> ReferenceSignals:
     """The part's records as reference models see them; ValueError if there are no such models."""
-    if not isinstance(part.references, ReferenceSignals):
+    if part.references is None:
         raise ValueError(
             "this attack compares the target with reference models, and there are none: pass "
             "references=jaxmeter.Shadows(...) to train some, or jaxmeter.References(...)."

@@ -23,7 +23,7 @@ from jaxmeter.attacks.suite import (
 from jaxmeter.attacks.training_free import TRAINING_FREE
 from jaxmeter.auditing.assembly import accuracy_of, assembled, noted
 from jaxmeter.auditing.layers import completed, completed_for_references, measured_layers
-from jaxmeter.auditing.references import References, Shadows, epochs_shown, seen_by, trained
+from jaxmeter.auditing.references import References, Shadows, seen_by
 from jaxmeter.auditing.rows import counts, measured
 from jaxmeter.data.records import Records
 from jaxmeter.data.splits import split_indices
@@ -31,7 +31,6 @@ from jaxmeter.jaxpr.memory import tree_bytes
 from jaxmeter.prng import stream
 from jaxmeter.report.report import Report
 from jaxmeter.report.result import Row
-from jaxmeter.shadow import stacked
 from jaxmeter.shadow.extraction import check_memory
 from jaxmeter.signals.extraction import check_records, extract
 from jaxmeter.signals.planning import DEVICE_BUDGET
@@ -228,14 +227,10 @@ def _seen(
     progress: Progress | None,
 ) -> ReferenceSignals:
     """The records as the reference models see them, which are trained first if need be."""
-    if isinstance(references, Shadows):
-        model = references.architecture.target
-    else:
-        model = stacked.model(references.models, 0)
-    model = model.for_inputs(records.x.shape[1:])
+    model = references.one.for_inputs(records.x.shape[1:])
     asked = completed_for_references(asked_of_references(attacks, model))
     spec = reduce(lambda a, b: a.union(b), (one.resolved(model) for one in asked))
-    if isinstance(references, Shadows):
+    if references.trains:  # before that takes its time
         check_memory(
             model,
             references.k,
@@ -244,9 +239,8 @@ def _seen(
             host_budget=host_budget,
             device_budget=device_budget,
         )
-        references = trained(key, references, records, epochs_shown(progress))
     return seen_by(
-        references,
+        references.ready(key, records, progress),
         records,
         spec,
         device_budget=device_budget,
@@ -261,8 +255,5 @@ def _described(
     """What reference models there were, for the report's settings."""
     if references is None or seen is None:
         return {}
-    how = "given"
-    if isinstance(references, Shadows):
-        source = references.architecture.target.spec.source.origin
-        how = f"trained as {source} by {references.recipe!r}"
-    return {"references": f"{len(seen.was_member)} models, {how}, {seconds:.1f} s"}
+    models = len(seen.was_member)
+    return {"references": f"{models} models, {references.origin}, {seconds:.1f} s"}

@@ -10,7 +10,7 @@ import numpy as np
 from jaxmeter.attacks.white_box import by_place
 from jaxmeter.attacks.with_references import warn_if_unlike
 from jaxmeter.auditing.layers import READS, measured_layers
-from jaxmeter.auditing.references import References, Shadows, epochs_shown, seen_by, trained
+from jaxmeter.auditing.references import References, Shadows, seen_by
 from jaxmeter.data.records import Records
 from jaxmeter.data.splits import unambiguous
 from jaxmeter.report.layer_map import LayerMap
@@ -62,7 +62,7 @@ def layer_map(
     >>> sorted((row.place, row.signal) for row in jm.layer_map(net, records).rows)
     [('out', 'gradient'), ('out', 'gradient norm')]
     """
-    if isinstance(references, Shadows) and key is None:
+    if references is not None and references.trains and key is None:
         raise ValueError(
             "reference models are to be trained, which takes random numbers: pass "
             "key=jax.random.key(0)."
@@ -82,11 +82,8 @@ def layer_map(
     )
     seen = None
     if references is not None:
-        if isinstance(references, Shadows):
-            assert key is not None
-            references = trained(key, references, records, epochs_shown(progress))
         seen = seen_by(
-            references,
+            references.ready(key, records, progress),
             records,
             READS,
             device_budget=device_budget,

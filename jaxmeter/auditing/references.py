@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -21,6 +22,8 @@ from jaxmeter.shadow.recipe import Recipe, RecipeConfig
 from jaxmeter.signals.planning import DEVICE_BUDGET
 from jaxmeter.signals.spec import AnySpec
 from jaxmeter.target import Target
+
+Stages = Callable[[str, int, int], None]  # told (stage, done, total)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,6 +44,28 @@ class References:
     models: Target
     x: ArrayLike
     was_member: ArrayLike
+    trains: ClassVar[bool] = False
+
+    @property
+    def k(self) -> int:
+        """How many there are."""
+        return stacked.count(self.models)
+
+    @property
+    def one(self) -> Target:
+        """A model of the kind."""
+        return stacked.model(self.models, 0)
+
+    @property
+    def origin(self) -> str:
+        """Where they come from, for a report's settings."""
+        return "given"
+
+    def ready(
+        self, key: jax.Array | None, records: Records, progress: Stages | None = None
+    ) -> "References":
+        """Themselves."""
+        return self
 
     def __post_init__(self) -> None:  # noqa: D105
         k, shape = stacked.count(self.models), np.shape(self.was_member)
@@ -71,6 +96,24 @@ class Shadows:
     recipe: Recipe | RecipeConfig = RecipeConfig()
     k: int = 32
     checkpoint: str | PathLike[str] | None = None
+    trains: ClassVar[bool] = True
+
+    @property
+    def one(self) -> Target:
+        """A model of the kind."""
+        return self.architecture.target
+
+    @property
+    def origin(self) -> str:
+        """Where they come from, for a report's settings."""
+        return f"trained as {self.one.spec.source.origin} by {self.recipe!r}"
+
+    def ready(
+        self, key: jax.Array | None, records: Records, progress: Stages | None = None
+    ) -> References:
+        """The models, trained; a key is needed."""
+        assert key is not None
+        return trained(key, self, records, epochs_shown(progress))
 
     def __post_init__(self) -> None:  # noqa: D105
         if self.k < 2 or self.k % 2:
@@ -80,9 +123,7 @@ class Shadows:
             )
 
 
-def epochs_shown(
-    progress: Callable[[str, int, int], None] | None,
-) -> Callable[[Progress], None]:
+def epochs_shown(progress: Stages | None) -> Callable[[Progress], None]:
     """What `trained` calls, to show epochs done as `progress(stage, done, total)`."""
 
     def show(now: Progress) -> None:

@@ -52,6 +52,7 @@ def measured(
         history=found.history,
         best_epoch=found.best_epoch,
         spread=found.spread,
+        minus=found.minus,
     )
 
 

@@ -5,21 +5,14 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import make_dataclass, replace
+from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jax
 import numpy as np
 import tyro
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import TaskID
 
 import jaxmeter as jm
 from jaxmeter.cli.inspect import facts_table, layers_table, sizes_text, totals
@@ -29,14 +22,14 @@ from jaxmeter.data.records import DataWarning
 from jaxmeter.disk import is_litter, make_folder
 from jaxmeter.metrics import MetricWarning
 from jaxmeter.report.report import Report, check_folder
-from jaxmeter.terminal import console, one_line
+from jaxmeter.terminal import bars, console, one_line
 
 _LOG = console(stderr=True)
 _RECIPE = jm.shadow.RecipeConfig()
 _TEXT = "privacy_meter"
 
 # How records are read, as options of a command: what the table of readers says, and no more.
-_Reading: Any = make_dataclass(
+_reading: Any = make_dataclass(
     "Reading",
     [
         (name, Annotated[kind | None, tyro.conf.arg(help=text)], None)
@@ -53,7 +46,136 @@ _Reading: Any = make_dataclass(
     ],
     frozen=True,
 )
-_READING = _Reading()
+_READING = _reading()
+if TYPE_CHECKING:  # a type that no checker knows: the table of readers makes it
+    Reading = Any
+else:
+    Reading = Annotated[_reading, tyro.conf.OmitArgPrefixes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """How a model's file is opened.
+
+    Attributes:
+      head: What to audit of a model with several outputs, labels or time steps: an output's name or
+        1-based number or a layer's name, then 0-based indices: "--head tags 3".
+      weights: For a .json architecture, its weights: .h5 or a TensorFlow checkpoint's prefix.
+      trust: Open models with any layer or operation, which may run code of their own. Only files
+        you made.
+      max_bytes: Memory that opening a model may take. Default: a limit that grows with its file.
+      max_seconds: Time that opening a model may take. Default: likewise.
+    """
+
+    head: tuple[str, ...] = ()
+    weights: Path | None = None
+    trust: bool = False
+    max_bytes: int | None = None
+    max_seconds: float | None = None
+
+    def load(self, file: Path) -> jm.Target:
+        """The target in a file."""
+        return jm.load_target(
+            file,
+            output=_choice(self.head),
+            weights=self.weights,
+            trust=self.trust,
+            max_bytes=self.max_bytes,
+            max_seconds=self.max_seconds,
+        )
+
+
+_OPENING = Opening()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """Audit your own model: who could tell its training records from others, and how well?
+
+    Runs training-free attacks, a learned black-box attack (logits, loss, label) and a learned
+    white-box attack (gradients and outputs of the layers you name, loss, label) on the same
+    held-out records. Prints a table; writes report.html, results.json, scores.npz and figures.
+
+    Attributes:
+      target: The trained classifier: .keras, .h5, .onnx, .json or a SavedModel folder.
+      members: Records the target was trained on: .npz with x [n, ...] and y [n], or a file or
+        folder of another format.
+      nonmembers: Records it was not trained on, drawn as the members were; likewise.
+      out: Folder for the report; an earlier report there is replaced.
+      gradients: Layers or variables whose gradients the white box reads. Default: last layer.
+      outputs: Layers whose outputs the white box reads; "logits" is always one.
+      gradient_norms: Let the white box read every layer's gradient norm too.
+      references: How many models like the target to train, an even number, for the attacks that
+        compare it with such (LiRA, RMIA, ...); 0 for none, 16 to 64 for good.
+      architecture: .keras or .h5 of the reference models' architecture, whose weights do not count.
+        Default: the target's own file.
+      recipe: How reference models are trained. The more like the target, the stronger the attacks.
+      augment: Mirror and shift the images in training reference models, as usual for photographs.
+      checkpoint: Folder for finished reference models; after a kill the same command goes on there.
+      epochs: Passes over the fit part in training the learned attacks.
+      seed: The split, initial weights, batches and dropout follow from it.
+      fractions: Shares to fit on, to select epochs and thresholds on, to hold out.
+      overlap: What to do with a record given both as member and as non-member.
+      device_mib: Memory the target and one batch may take on the device, in MiB.
+      host_mib: Memory all signals may take, of the target and of reference models, in MiB.
+      opening: How the model's file is opened.
+      reading: How the records are read.
+    """
+
+    target: Path
+    members: Path
+    nonmembers: Path
+    out: Path = Path("jaxmeter-report")
+    gradients: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ("logits",)
+    gradient_norms: bool = False
+    references: int = 0
+    architecture: Path | None = None
+    recipe: tyro.conf.AvoidSubcommands[jm.shadow.RecipeConfig] = _RECIPE
+    augment: bool = False
+    checkpoint: Path | None = None
+    epochs: int = jm.FitConfig().epochs
+    seed: int = 0
+    fractions: tuple[float, float, float] = (0.4, 0.1, 0.5)
+    overlap: Literal["error", "drop"] = "error"
+    device_mib: int = 1024
+    host_mib: int = 8192
+    opening: tyro.conf.OmitArgPrefixes[Opening] = _OPENING
+    reading: Reading = _READING
+
+    @property
+    def shadows(self) -> jm.Shadows | None:
+        """The reference models to be trained, if any."""
+        if not self.references:
+            return None
+        opening, augment = self.opening, jm.shadow.MirrorAndShift() if self.augment else None
+        return jm.Shadows(
+            architecture=jm.shadow.of_file(
+                self.architecture or self.target,
+                trust=opening.trust,
+                max_bytes=opening.max_bytes,
+                max_seconds=opening.max_seconds,
+            ),
+            recipe=replace(self.recipe, augment=augment),
+            k=self.references,
+            checkpoint=self.checkpoint,
+        )
+
+    def attacks(self, model: jm.Target) -> tuple[jm.AttackConfig, ...]:
+        """What is run on the model."""
+        white = jm.SignalSpec(
+            outputs=self.outputs,
+            gradients=self.gradients or jm.signals.white_box(model).gradients,
+            gradient_norm=self.gradient_norms,
+        )
+        config = jm.FitConfig(epochs=self.epochs)
+        return (
+            *jm.TRAINING_FREE,
+            jm.Learned(spec=jm.SignalSpec(), name="black box", config=config),
+            jm.Learned(spec=white, name="white box", config=config),
+            *(jm.WITH_REFERENCES if self.references else ()),
+            jm.Blind(),
+        )
 
 
 def demo(out: Path = Path("jaxmeter-demo"), seed: int = 0) -> None:
@@ -91,160 +213,55 @@ def demo(out: Path = Path("jaxmeter-demo"), seed: int = 0) -> None:
         style="bold",
         soft_wrap=True,
     )
-    audit(out / "target.keras", members, nonmembers, out=report_folder, seed=seed)
-
-
-def audit(
-    target: Path,
-    members: Path,
-    nonmembers: Path,
-    out: Path = Path("jaxmeter-report"),
-    gradients: tuple[str, ...] = (),
-    outputs: tuple[str, ...] = ("logits",),
-    gradient_norms: bool = False,
-    references: int = 0,
-    architecture: Path | None = None,
-    recipe: tyro.conf.AvoidSubcommands[jm.shadow.RecipeConfig] = _RECIPE,
-    augment: bool = False,
-    checkpoint: Path | None = None,
-    epochs: int = jm.FitConfig().epochs,
-    seed: int = 0,
-    fractions: tuple[float, float, float] = (0.4, 0.1, 0.5),
-    overlap: Literal["error", "drop"] = "error",
-    device_mib: int = 1024,
-    host_mib: int = 8192,
-    head: tuple[str, ...] = (),
-    weights: Path | None = None,
-    trust: bool = False,
-    max_bytes: int | None = None,
-    max_seconds: float | None = None,
-    reading: Any = _READING,
-) -> None:
-    """Audit your own model: who could tell its training records from others, and how well?
-
-    Runs training-free attacks, a learned black-box attack (logits, loss, label) and a learned
-    white-box attack (gradients and outputs of the layers you name, loss, label) on the same
-    held-out records. Prints a table; writes report.html, results.json, scores.npz and figures.
-
-    Args:
-      target: The trained classifier: .keras, .h5, .onnx, .json or a SavedModel folder.
-      members: Records the target was trained on: .npz with x [n, ...] and y [n], or a file or
-        folder of another format.
-      nonmembers: Records it was not trained on, drawn as the members were; likewise.
-      out: Folder for the report; an earlier report there is replaced.
-      gradients: Layers or variables whose gradients the white box reads. Default: last layer.
-      outputs: Layers whose outputs the white box reads; "logits" is always one.
-      gradient_norms: Let the white box read every layer's gradient norm too.
-      references: How many models like the target to train, an even number, for the attacks that
-        compare it with such (LiRA, RMIA, ...); 0 for none, 16 to 64 for good.
-      architecture: .keras or .h5 of the reference models' architecture, whose weights do not count.
-        Default: the target's own file.
-      recipe: How reference models are trained. The more like the target, the stronger the attacks.
-      augment: Mirror and shift the images in training reference models, as usual for photographs.
-      checkpoint: Folder for finished reference models; after a kill the same command goes on there.
-      epochs: Passes over the fit part in training the learned attacks.
-      seed: The split, initial weights, batches and dropout follow from it.
-      fractions: Shares to fit on, to select epochs and thresholds on, to hold out.
-      overlap: What to do with a record given both as member and as non-member.
-      device_mib: Memory the target and one batch may take on the device, in MiB.
-      host_mib: Memory all signals may take, of the target and of reference models, in MiB.
-      head: What to audit of a model with several outputs, labels or time steps: an output's name or
-        1-based number or a layer's name, then 0-based indices: "--head tags 3".
-      weights: For a .json architecture, its weights: .h5 or a TensorFlow checkpoint's prefix.
-      trust: Open models with any layer or operation, which may run code of their own. Only files
-        you made.
-      max_bytes: Memory that opening a model may take. Default: a limit that grows with its file.
-      max_seconds: Time that opening a model may take. Default: likewise.
-      reading: How the records are read.
-    """
-    check_folder(out)
-    model = jm.load_target(
-        target,
-        output=_choice(head),
-        weights=weights,
-        trust=trust,
-        max_bytes=max_bytes,
-        max_seconds=max_seconds,
+    target = out / "target.keras"
+    audit(
+        Audit(target=target, members=members, nonmembers=nonmembers, out=report_folder, seed=seed)
     )
+
+
+def audit(options: Audit) -> None:
+    """Runs an audit, prints its table and writes its report."""
+    check_folder(options.out)
+    model = options.opening.load(options.target)
     if model.spec.source.difference is not None:
         _LOG.print(
-            f"Loaded {target}: on a probe batch its outputs differ from the original's by at most "
-            f"{model.spec.source.difference:.1g}.",
+            f"Loaded {options.target}: on a probe batch its outputs differ from the original's by "
+            f"at most {model.spec.source.difference:.1g}.",
             soft_wrap=True,
         )
+    reading = _chosen_options(options.reading)
     records = read_pair(
-        members, nonmembers, n_classes=model.spec.n_classes, **_chosen_options(reading)
+        options.members, options.nonmembers, n_classes=model.spec.n_classes, **reading
     )
-    shadows = None
-    if references:
-        shadows = jm.Shadows(
-            architecture=jm.shadow.of_file(
-                architecture or target,
-                trust=trust,
-                max_bytes=max_bytes,
-                max_seconds=max_seconds,
-            ),
-            recipe=replace(recipe, augment=jm.shadow.MirrorAndShift() if augment else None),
-            k=references,
-            checkpoint=checkpoint,
-        )
-    white = jm.SignalSpec(
-        outputs=outputs,
-        gradients=gradients or jm.signals.white_box(model).gradients,
-        gradient_norm=gradient_norms,
-    )
-    config = jm.FitConfig(epochs=epochs)
+    shadows = options.shadows
     with _progress() as progress:
         report = jm.audit(
             model,
             records,
-            key=jax.random.key(seed),
-            attacks=(
-                *jm.TRAINING_FREE,
-                jm.Learned(spec=jm.SignalSpec(), name="black box", config=config),
-                jm.Learned(spec=white, name="white box", config=config),
-                *(jm.WITH_REFERENCES if references else ()),
-                jm.Blind(),
-            ),
+            key=jax.random.key(options.seed),
+            attacks=options.attacks(model),
             references=shadows,
-            fractions=fractions,
-            overlap=overlap,
-            device_budget=device_mib * 2**20,
-            host_budget=host_mib * 2**20,
+            fractions=options.fractions,
+            overlap=options.overlap,
+            device_budget=options.device_mib * 2**20,
+            host_budget=options.host_mib * 2**20,
             progress=progress,
         )
-    report = replace(report, seed=str(seed))
-    _show(report, report.save(out))
+    report = replace(report, seed=str(options.seed))
+    _show(report, report.save(options.out))
 
 
 def inspect(
     target: tyro.conf.Positional[Path],
-    head: tuple[str, ...] = (),
-    weights: Path | None = None,
-    trust: bool = False,
-    max_bytes: int | None = None,
-    max_seconds: float | None = None,
+    opening: tyro.conf.OmitArgPrefixes[Opening] = _OPENING,
 ) -> None:
     """Show what there is in a model: its layers, their variables, and what attacks can ask for.
 
     Args:
       target: The trained classifier: .keras, .h5, .onnx, .json or a SavedModel folder.
-      head: What to audit of a model with several outputs, labels or time steps: an output's name or
-        1-based number or a layer's name, then 0-based indices: "--head tags 3".
-      weights: For a .json architecture, its weights: .h5 or a TensorFlow checkpoint's prefix.
-      trust: Open models with any layer or operation, which may run code of their own. Only files
-        you made.
-      max_bytes: Memory that opening a model may take. Default: a limit that grows with its file.
-      max_seconds: Time that opening a model may take. Default: likewise.
+      opening: How the model's file is opened.
     """
-    model = jm.load_target(
-        target,
-        output=_choice(head),
-        weights=weights,
-        trust=trust,
-        max_bytes=max_bytes,
-        max_seconds=max_seconds,
-    )
+    model = opening.load(target)
     out = console()
     out.print(facts_table(model))
     out.print(layers_table(model))
@@ -259,7 +276,7 @@ def convert(
     file: tyro.conf.Positional[Path],
     out: tyro.conf.Positional[Path],
     members: Path | None = None,
-    reading: Any = _READING,
+    reading: Reading = _READING,
 ) -> None:
     """Convert records of any format to .npz, or from .npz to ML Privacy Meter's text.
 
@@ -317,10 +334,6 @@ def convert(
     )
 
 
-for _command in (audit, convert):  # a type that no checker knows: the table of readers makes it
-    _command.__annotations__["reading"] = Annotated[_Reading, tyro.conf.OmitArgPrefixes]
-
-
 def sweep(study: tyro.conf.Positional[Path]) -> None:
     """Run a study: "jaxmeter sweep STUDY.py" is "python STUDY.py sweep", options included.
 
@@ -357,12 +370,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given[:1] == ["sweep"] and len(given) > 1 and not given[1].startswith("-"):
             _study(given[1:])
             return
-        tyro.extras.subcommand_cli_from_dict(
-            {"demo": demo, "audit": audit, "inspect": inspect, "convert": convert, "sweep": sweep},
+        options = tyro.extras.subcommand_cli_from_dict(
+            {"demo": demo, "audit": Audit, "inspect": inspect, "convert": convert, "sweep": sweep},
             prog="jaxmeter",
             description="Measure how much a trained classifier gives away about its training data.",
             args=given,
         )
+        if options is not None:
+            audit(options)
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         _LOG.print(f"jaxmeter: {one_line(error)}", style="red", soft_wrap=True)
         sys.exit(2)
@@ -399,19 +414,13 @@ def _choice(pieces: tuple[str, ...]) -> str | int | tuple[str | int, *tuple[int,
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each stage, on stderr, gone when done."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=_LOG, transient=True) as bars:
+    with bars(_LOG) as shown:
         tasks: dict[str, TaskID] = {}
 
         def progress(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
+                tasks[stage] = shown.add_task(stage, total=total)
+            shown.update(tasks[stage], completed=done, total=total)
 
         yield progress
 

@@ -4,9 +4,6 @@ import hashlib
 import os
 import re
 import tarfile
-import tempfile
-import urllib.error
-import urllib.request
 import warnings
 from pathlib import Path
 
@@ -18,7 +15,6 @@ from numpy.typing import NDArray
 from jaxmeter import disk
 
 _WAIT = 30  # seconds for a server to say something
-_BLOCK = 2**20
 
 
 class DownloadError(OSError):
@@ -61,36 +57,14 @@ def fetched(url: str, *, sha256: str | None, cache: Path | None = None) -> Path:
     place = disk.below(folder, f"{mark[:26]}-{ending}".rstrip("."))
     if place.is_file() and (wanted is None or _hash(place) == wanted):
         return place
-    try:
-        disk.make_folder(folder)
-        handle, part = tempfile.mkstemp(dir=folder, prefix=".part-")
-    except OSError as error:
-        raise DownloadError(
-            f"the folder {str(folder)!r}, which keeps downloads, cannot be written: {error}. Name "
-            "a local file with --data.path instead, or its folder in JAXMETER_DATA."
-        ) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            _download(url, file)
-            file.flush()
-            os.fsync(file.fileno())
-        found = _hash(Path(part))
-        if wanted is None:
-            warnings.warn(
-                f"{url} was taken as it came: its SHA-256 is {found}. Give it as --data.sha256, so "
-                "that other bytes are refused.",
-                UncheckedWarning,
-                stacklevel=2,
-            )
-        elif found != wanted:
-            raise DownloadError(
-                f"what {url} gives has the SHA-256 {found}, and {wanted} was asked for: the file "
-                "was changed, or damaged on its way. Nothing was kept. Try again; if it stays so, "
-                "find out which is right before changing --data.sha256."
-            )
-        os.replace(part, place)
-    finally:
-        Path(part).unlink(missing_ok=True)
+    found = _retrieved(url, place, wanted)
+    if wanted is None:
+        warnings.warn(
+            f"{url} was taken as it came: its SHA-256 is {found}. Give it as --data.sha256, so "
+            "that other bytes are refused.",
+            UncheckedWarning,
+            stacklevel=2,
+        )
     return place
 
 
@@ -135,22 +109,44 @@ def table(archive: Path, member: str) -> tuple[NDArray, NDArray]:
     return x, y
 
 
-def _download(url: str, file: object) -> None:
+def _retrieved(url: str, place: Path, wanted: str | None) -> str:
+    """Downloads a file to its place, if it has the checksum wanted; the checksum it has."""
+    import pooch  # with requests, which takes its time; most runs download nothing
+    import requests
+
+    # The archive's own bytes have the checksum, not what a server might pack them into.
+    http = pooch.HTTPDownloader(timeout=_WAIT, headers={"Accept-Encoding": "identity"})
+    hashes = []
+
+    def checked(url: str, file: str, pooch: object) -> None:
+        http(url, file, pooch)
+        hashes.append(_hash(Path(file)))
+        if wanted is not None and hashes[-1] != wanted:
+            raise DownloadError(
+                f"what {url} gives has the SHA-256 {hashes[-1]}, and {wanted} was asked for: the "
+                "file was changed, or damaged on its way. Nothing was kept. Try again; if it stays "
+                "so, find out which is right before changing --data.sha256."
+            )
+
     try:
-        with urllib.request.urlopen(url, timeout=_WAIT) as answer:
-            expected = answer.headers.get("Content-Length")
-            size = 0
-            while block := answer.read(_BLOCK):
-                size += file.write(block)  # type: ignore[attr-defined]
-        if expected is not None and size != int(expected):
-            raise urllib.error.URLError(f"it ended after {size} of {expected} bytes")
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        reason = getattr(error, "reason", None) or error
+        disk.make_folder(place.parent)
+        place.unlink(missing_ok=True)  # damaged, or it would not be downloaded
+        pooch.retrieve(url, wanted, fname=place.name, path=place.parent, downloader=checked)
+    except DownloadError:
+        raise
+    except requests.RequestException as error:
+        reason = error.args[0] if error.args else error
         raise DownloadError(
             f"{url} cannot be downloaded: {reason}. Without a network, download it elsewhere and "
             "name the file with --data.path (the archive, or an .npz with x and y), or put it as "
             ".npz into the folder that the environment variable JAXMETER_DATA names."
         ) from error
+    except OSError as error:
+        raise DownloadError(
+            f"the folder {str(place.parent)!r}, which keeps downloads, cannot be written: {error}. "
+            "Name a local file with --data.path instead, or its folder in JAXMETER_DATA."
+        ) from error
+    return hashes[-1]
 
 
 def _cache() -> Path:

@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
-from jaxmeter.inference.fitting import run
+from jaxmeter.inference.fitting import FitPlan, run
 from jaxmeter.inference.network import InferenceModel, ensemble
 from jaxmeter.metrics import AttackResult
 from jaxmeter.signals.spec import Signals
@@ -176,12 +176,7 @@ def fit(
         np.flatnonzero(~is_member),
         _dealt(fold_key, is_member, folds) if folds else None,
         select,
-        attack=attack,
-        optimizer=optimizer,
-        epochs=epochs,
-        steps=steps,
-        half=half,
-        folds=folds,
+        plan=FitPlan(attack, optimizer, epochs, steps, half, folds),
     )
     history = History(*(np.array(a, np.float64) for a in outcome.trace))
     history.loss[0] = np.nan  # nothing was trained yet

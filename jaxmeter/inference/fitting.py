@@ -1,5 +1,6 @@
 """The compiled program that fits a learned attack: all epochs in one `lax.scan`."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,7 +23,37 @@ class FitTrace(NamedTuple):
     trace: tuple[Array, ...]  # training loss; choosing loss, AUC, accuracy; [epochs + 1] each
 
 
-@partial(jax.jit, static_argnames=("attack", "optimizer", "epochs", "steps", "half", "folds"))
+class FitPlan(NamedTuple):
+    """What is fitted and how; hashable, since the program is compiled for it.
+
+    Attributes:
+      attack: an `attack.Attack`.
+      optimizer: of its variables.
+      epochs: passes over the records.
+      steps: of an epoch.
+      half: members of a step, and others.
+      folds: parts of the records that members of the ensemble leave out in turn; 0 for none.
+    """
+
+    attack: Any
+    optimizer: optax.GradientTransformation
+    epochs: int
+    steps: int
+    half: int
+    folds: int
+
+
+class _Known(NamedTuple):
+    """The records of known membership, as the attack sees them."""
+
+    features: Any  # of all n records
+    is_member: Array  # [n]
+    fold: Array | None  # [n]
+    select: Any | None  # features of the records that choose the epoch; None for none
+    truth: Array  # membership of the records that choose: those of the folds, then `select`
+
+
+@partial(jax.jit, static_argnames="plan")
 def run(
     key: Array,
     signals: Signals,
@@ -31,107 +62,54 @@ def run(
     fold: Array | None,
     select: tuple[Signals, Array] | None,
     *,
-    attack: Any,
-    optimizer: optax.GradientTransformation,
-    epochs: int,
-    steps: int,
-    half: int,
-    folds: int,
+    plan: FitPlan,
 ) -> FitTrace:
-    """Fits `attack`, an `attack.Attack`; arguments as prepared by `attack.fit`.
+    """Fits an attack.
 
-    `members` and `others` are row numbers; `fold` a fold a record if `folds`; every epoch has
-    `steps` steps on `half` members and `half` others.
+    Args:
+      key: PRNG key, consumed.
+      signals: of the n records to fit on.
+      members: row numbers.
+      others: likewise.
+      fold: each record's fold, if there are folds.
+      select: signals and membership of more records that choose the epoch.
+      plan: what is fitted and how.
     """
-    logits = attack.logits or (lambda params, signals, key: attack.score(params, signals)[None])
+    attack, folds = plan.attack, plan.folds
     prepare = attack.prepare or (lambda params, signals: signals)
-    loss_of = attack.loss or optax.sigmoid_binary_cross_entropy
     init_key, key = jax.random.split(key)
     init = attack.init(init_key, signals)
     # Dropout in the inner loop: this generator compiles and runs in a fraction of the time.
     key = jax.random.wrap_key_data(jax.random.bits(key, (4,), "uint32"), impl="rbg")
-    flax_like = isinstance(init, dict) and "params" in init
-    trained, fixed = (
-        (init["params"], {k: v for k, v in init.items() if k != "params"})
-        if flax_like
-        else (init, {})
-    )
-
-    def whole(trained: Any) -> Any:
-        return {"params": trained, **fixed} if flax_like else trained
-
-    features = prepare(init, signals)
+    trained, whole = _apart(init)
     n = members.size + others.size
     is_member = jnp.zeros(n).at[members].set(1.0)
-    batch_truth = jnp.repeat(jnp.array([1.0, 0.0]), half)
-    m = jax.eval_shape(lambda: logits(init, features, None)).shape[0]
+    known = _Known(
+        features=prepare(init, signals),
+        is_member=is_member,
+        fold=fold,
+        select=None if select is None else prepare(init, select[0]),
+        truth=jnp.concatenate(
+            [jnp.zeros(0)]
+            + ([is_member] if folds else [])
+            + ([select[1].astype(jnp.float32)] if select is not None else [])
+        ),
+    )
+    logits = attack.logits or (lambda params, signals, key: attack.score(params, signals)[None])
+    m = jax.eval_shape(lambda: logits(init, known.features, None)).shape[0]
     if folds > m:
         raise ValueError(
             f"{folds} folds, but the attack is an ensemble of {m}: some records would be left "
             f"without a model that has not seen them. Use at least {folds} members or fewer folds."
         )
-
-    def unseen(rows: Array) -> Array:
-        """Which model has not been trained on which record, [m, n]."""
-        return jnp.arange(m)[:, None] % folds == jnp.asarray(fold)[rows][None]
-
-    def loss_on(trained: Any, rows: Array, key: Array) -> Array:
-        batch = jax.tree.map(lambda leaf: leaf[rows], features)
-        losses = loss_of(
-            logits(whole(trained), batch, key), jnp.broadcast_to(batch_truth[None], (m, rows.size))
-        )
-        if not folds:
-            return losses.mean(axis=1).sum()
-        seen = ~unseen(rows)
-        return (jnp.where(seen, losses, 0).sum(axis=1) / jnp.maximum(seen.sum(axis=1), 1)).sum()
-
-    def step(carry: Any, xs: Any) -> Any:
-        trained, state = carry
-        rows, key = xs
-        loss, gradient = jax.value_and_grad(loss_on)(trained, rows, key)
-        updates, state = optimizer.update(gradient, state, trained)
-        return (optax.apply_updates(trained, updates), state), loss / m
-
-    def batches(key: Array) -> Array:
-        """Rows of one epoch `[steps, 2 half]`: each side shuffled, again and again as needed."""
-
-        def side(key: Array, rows: Array) -> Array:
-            rounds = -(-steps * half // rows.size)
-            keys = jax.random.split(key, rounds)
-            shuffled = jax.vmap(lambda key: jax.random.permutation(key, rows))(keys)
-            return shuffled.reshape(-1)[: steps * half].reshape(steps, half)
-
-        keys = jax.random.split(key)
-        return jnp.concatenate([side(keys[0], members), side(keys[1], others)], axis=1)
-
-    select_features = None if select is None else prepare(init, select[0])
-
-    def choosing(trained: Any) -> Array:
-        """Scores of the records that choose the epoch, each by models that never saw it."""
-        found = [jnp.zeros(0)]
-        if folds:
-            every, out = logits(whole(trained), features, None), unseen(jnp.arange(n))
-            found.append(jnp.where(out, every, 0).sum(axis=0) / out.sum(axis=0))
-        if select is not None:
-            found.append(logits(whole(trained), select_features, None).mean(axis=0))
-        return jnp.concatenate(found)
-
-    truth = jnp.concatenate(
-        [jnp.zeros(0)]
-        + ([is_member] if folds else [])
-        + ([select[1].astype(jnp.float32)] if select is not None else [])
-    )
-
-    def judged(scores: Array) -> tuple[Array, Array, Array]:
-        mean = loss_of(scores, truth).sum() / max(truth.size, 1)
-        return mean, _auc(scores, truth), _accuracy(scores, truth)
+    step = _step(plan, known, whole, logits, m)
+    choosing, judged = _choice(plan, known, whole, logits, m)
 
     def epoch(carry: Any, key: Array) -> Any:
         now, best, best_scores, best_auc = carry
         batch_key, drop_key = jax.random.split(key)
-        now, losses = jax.lax.scan(
-            step, now, (batches(batch_key), jax.random.split(drop_key, steps))
-        )
+        rows = _batches(batch_key, members, others, plan)
+        now, losses = jax.lax.scan(step, now, (rows, jax.random.split(drop_key, plan.steps)))
         scores = choosing(now[0])
         loss, auc, accuracy = judged(scores)
         better = auc > best_auc
@@ -143,8 +121,10 @@ def run(
         return (now, best, best_scores, best_auc), (losses.mean(), loss, auc, accuracy)
 
     first_scores = choosing(trained)
-    carry = ((trained, optimizer.init(trained)), trained, first_scores, jnp.asarray(-jnp.inf))
-    (now, best, best_scores, _), trace = jax.lax.scan(epoch, carry, jax.random.split(key, epochs))
+    state = plan.optimizer.init(trained)
+    carry = ((trained, state), trained, first_scores, jnp.asarray(-jnp.inf))
+    keys = jax.random.split(key, plan.epochs)
+    (now, best, best_scores, _), trace = jax.lax.scan(epoch, carry, keys)
     start = (jnp.zeros(()), *judged(first_scores))
     return FitTrace(
         first=whole(trained),
@@ -154,6 +134,88 @@ def run(
         best_scores=best_scores,
         trace=tuple(jnp.concatenate([a[None], b]) for a, b in zip(start, trace, strict=True)),
     )
+
+
+def _apart(init: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """What of an attack's variables is trained, and how to make them whole again.
+
+    Of Flax's collections only "params" is; of anything else, all.
+    """
+    if not (isinstance(init, dict) and "params" in init):
+        return init, lambda trained: trained
+    fixed = {name: value for name, value in init.items() if name != "params"}
+    return init["params"], lambda trained: {"params": trained, **fixed}
+
+
+def _unseen(known: _Known, rows: Array, folds: int, m: int) -> Array:
+    """Which of m models has not been trained on which record, `[m, rows]`."""
+    return jnp.arange(m)[:, None] % folds == jnp.asarray(known.fold)[rows][None]
+
+
+def _batches(key: Array, members: Array, others: Array, plan: FitPlan) -> Array:
+    """Rows of one epoch `[steps, 2 half]`: each side shuffled, again and again as needed."""
+    size = plan.steps * plan.half
+
+    def side(key: Array, rows: Array) -> Array:
+        rounds = -(-size // rows.size)
+        keys = jax.random.split(key, rounds)
+        shuffled = jax.vmap(lambda key: jax.random.permutation(key, rows))(keys)
+        return shuffled.reshape(-1)[:size].reshape(plan.steps, plan.half)
+
+    keys = jax.random.split(key)
+    return jnp.concatenate([side(keys[0], members), side(keys[1], others)], axis=1)
+
+
+def _loss_of(plan: FitPlan) -> Any:
+    return plan.attack.loss or optax.sigmoid_binary_cross_entropy
+
+
+def _step(
+    plan: FitPlan, known: _Known, whole: Callable[[Any], Any], logits: Any, m: int
+) -> Callable[[Any, Any], Any]:
+    """One step of the optimiser, for `lax.scan` over (rows, key)."""
+    truth = jnp.repeat(jnp.array([1.0, 0.0]), plan.half)
+
+    def loss_on(trained: Any, rows: Array, key: Array) -> Array:
+        batch = jax.tree.map(lambda leaf: leaf[rows], known.features)
+        losses = _loss_of(plan)(
+            logits(whole(trained), batch, key), jnp.broadcast_to(truth[None], (m, rows.size))
+        )
+        if not plan.folds:
+            return losses.mean(axis=1).sum()
+        seen = ~_unseen(known, rows, plan.folds, m)
+        return (jnp.where(seen, losses, 0).sum(axis=1) / jnp.maximum(seen.sum(axis=1), 1)).sum()
+
+    def step(carry: Any, xs: Any) -> Any:
+        trained, state = carry
+        rows, key = xs
+        loss, gradient = jax.value_and_grad(loss_on)(trained, rows, key)
+        updates, state = plan.optimizer.update(gradient, state, trained)
+        return (optax.apply_updates(trained, updates), state), loss / m
+
+    return step
+
+
+def _choice(
+    plan: FitPlan, known: _Known, whole: Callable[[Any], Any], logits: Any, m: int
+) -> tuple[Callable[[Any], Array], Callable[[Array], tuple[Array, Array, Array]]]:
+    """Scores of the records that choose the epoch, and their loss, AUC and accuracy."""
+
+    def choosing(trained: Any) -> Array:
+        found = [jnp.zeros(0)]
+        if plan.folds:  # by models that never saw the record
+            every = logits(whole(trained), known.features, None)
+            out = _unseen(known, jnp.arange(known.is_member.size), plan.folds, m)
+            found.append(jnp.where(out, every, 0).sum(axis=0) / out.sum(axis=0))
+        if known.select is not None:
+            found.append(logits(whole(trained), known.select, None).mean(axis=0))
+        return jnp.concatenate(found)
+
+    def judged(scores: Array) -> tuple[Array, Array, Array]:
+        mean = _loss_of(plan)(scores, known.truth).sum() / max(known.truth.size, 1)
+        return mean, _auc(scores, known.truth), _accuracy(scores, known.truth)
+
+    return choosing, judged
 
 
 def _accuracy(scores: Array, truth: Array) -> Array:

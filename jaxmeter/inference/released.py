@@ -91,9 +91,9 @@ class ReleasedModel(nn.Module):
         # As released the image is (filters, kernel's height, inputs); both axes of a window here.
         image = jnp.moveaxis(gradient.reshape(len(gradient), -1, *gradient.shape[-2:]), -1, 1)
         shape = (window[0], window[1] if len(window) > 1 else 1)
-        x = nn.relu(
-            _Convolution(filters, shape, self.deviation, name=f"{named} convolution")(image)
-        )
+        initial = nn.initializers.normal(self.deviation)
+        convolution = nn.Conv(filters, shape, kernel_init=initial, name=f"{named} convolution")
+        x = nn.relu(convolution(image))
         x = self._drop(_flat(x), train)
         return nn.relu(self._dense(64, f"{named} 1")(x))
 
@@ -115,7 +115,7 @@ class ReleasedModel(nn.Module):
 
 
 class _Dense(nn.Module):
-    """A Dense layer that does not rely on rank promotion; the bias starts at 0."""
+    """A Dense layer that reads factored gradients as they are; the bias starts at 0."""
 
     width: int
     deviation: float
@@ -135,23 +135,6 @@ class _Dense(nn.Module):
     def on_rows(self, gradient: Outer) -> Array:
         """Of each row of the outer product, `[n, d_in, width]`."""
         return self(gradient, factored=True)
-
-
-class _Convolution(nn.Module):
-    """A 'same' convolution of images `[n, height, width, channels]`."""
-
-    filters: int
-    window: tuple[int, int]
-    deviation: float
-
-    @nn.compact
-    def __call__(self, image: Array) -> Array:
-        shape = (*self.window, image.shape[-1], self.filters)
-        kernel = self.param("kernel", nn.initializers.normal(self.deviation), shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.filters,))
-        numbers = ("NHWC", "HWIO", "NHWC")
-        out = jax.lax.conv_general_dilated(image, kernel, (1, 1), "SAME", dimension_numbers=numbers)
-        return out + bias[None, None, None]
 
 
 def _flat(x: Array) -> Array:

@@ -19,6 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxmeter.intake.keras import internals
+
 _EXTRAS = {
     "tensorflow": ("tensorflow", "tf_keras", "tf2onnx", "onnx"),
     "onnx": ("onnx",),
@@ -33,8 +35,10 @@ def undisturbed() -> Iterator[None]:
     configurations) is nothing that a user of the target could act upon.
     """
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (the global one)
-    seeds = _keras_seeds()
-    generator = _tensorflow_generator()
+    seeds = internals.global_seed_generator()
+    seed = None if seeds is None else np.asarray(seeds.state.value)
+    context = internals.tensorflow_context()
+    generator = None if context is None else copy.deepcopy(internals.seeds_of(context))
     with warnings.catch_warnings(), jax.numpy_rank_promotion("allow"), _unlogged():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
@@ -44,11 +48,10 @@ def undisturbed() -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
-            for variable, value in seeds:
-                variable.assign(value)
-            if generator is not None:
-                context, state = generator
-                context._rng = state
+            if seeds is not None:
+                seeds.state.assign(seed)
+            if context is not None:
+                internals.set_seeds(context, generator)
 
 
 @contextlib.contextmanager
@@ -131,13 +134,10 @@ def loaded() -> set[str]:
 def registered(first: str = "keras") -> dict[str, Any]:
     """What is registered with Keras and tf_keras, or in scope there, by name; `first` wins."""
     found: dict[str, dict[str, Any]] = {"keras": {}, "tf_keras": {}}
-    if new := sys.modules.get("keras.src.saving.object_registration"):
-        state = importlib.import_module("keras.src.backend.common.global_state")
-        scope = state.get_global_attribute("custom_objects_scope_dict", {})
-        found["keras"] = {**new.GLOBAL_CUSTOM_OBJECTS, **scope}
-    if old := sys.modules.get("tf_keras.src.saving.object_registration"):
-        scope = vars(old._THREAD_LOCAL_CUSTOM_OBJECTS)
-        found["tf_keras"] = {**old._GLOBAL_CUSTOM_OBJECTS, **scope}
+    if new := sys.modules.get("keras.saving"):
+        found["keras"] = {**new.get_custom_objects(), **internals.custom_objects_in_scope()}
+    if old := sys.modules.get("tf_keras.saving"):
+        found["tf_keras"] = {**old.get_custom_objects(), **internals.tf_keras_objects_in_scope()}
     (second,) = found.keys() - {first}
     return {**found[second], **found[first]}
 
@@ -178,22 +178,3 @@ def _unlogged() -> Iterator[None]:
     finally:
         logging.disable(before)
         logging.root.handlers[:] = handlers  # absl adds one when it is first asked to log
-
-
-def _keras_seeds() -> list[tuple[Any, Any]]:
-    """Keras' global seed generator, if it is in use, and where it stands."""
-    module = sys.modules.get("keras.src.random.seed_generator")
-    state = sys.modules.get("keras.src.backend.common.global_state")
-    if module is None or state is None:
-        return []
-    generator = state.get_global_attribute("global_seed_generator")
-    return [] if generator is None else [(generator.state, np.asarray(generator.state.value))]
-
-
-def _tensorflow_generator() -> tuple[Any, Any] | None:
-    """TensorFlow's generator of operation seeds, and a copy of it."""
-    module = sys.modules.get("tensorflow.python.eager.context")
-    if module is None or not hasattr(module.context(), "_rng"):
-        return None
-    context = module.context()
-    return context, copy.deepcopy(context._rng)

@@ -6,7 +6,6 @@ import importlib
 import json
 import re
 import tempfile
-import types
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 
 from jaxmeter.intake import frameworks
 from jaxmeter.intake.heads import Choice
+from jaxmeter.intake.keras import internals
 from jaxmeter.intake.safety import allowlist, budget, process
 from jaxmeter.intake.safety.building import building, foresee
 from jaxmeter.intake.safety.files import (
@@ -314,14 +314,9 @@ def _alone(file: File) -> Iterator[None]:
 
     That takes seconds, and more memory than most models.
     """
-    module: Any = importlib.import_module("keras.src.legacy.saving.json_utils")
-    plain = module.tf
-    if not {"TensorShape", "TypeSpec", "CompositeTensor"} & strings_in(file.config):
-        module.tf = types.SimpleNamespace(available=False)
-    try:
+    needed = {"TensorShape", "TypeSpec", "CompositeTensor"} & strings_in(file.config)
+    with contextlib.nullcontext() if needed else internals.h5_without_tensorflow():
         yield
-    finally:
-        module.tf = plain
 
 
 def _by_keras(

@@ -399,6 +399,13 @@ COLUMNS: tuple[Column, ...] = (  # in the order of results.json
         role="attack",
     ),
     _fact(
+        "minus",
+        "what its scores are minus of, where it is a signal that grows as membership gets unlikely",
+        lambda row, first: row.minus,
+        tidy=False,
+        group=Group.ATTACK,
+    ),
+    _fact(
         "n_members",
         "members that the figures are measured on",
         lambda row, first: row.result.n_members,

@@ -16,8 +16,6 @@ from jaxmeter.report.result import AuditResult, Row
 from jaxmeter.report.wording import clean, plural
 from jaxmeter.terminal import printable
 
-BLIND = "blind baseline"
-GRADIENT_NORM = "gradient norm"
 FEWEST_IN_CLASS = 10  # members, and non-members, below which a class gets no figure
 
 
@@ -47,7 +45,7 @@ class Exposed(NamedTuple):
 
 def is_blind(row: Row) -> bool:
     """Whether the attack never queries the target."""
-    return row.name == BLIND or row.budget.queries == 0
+    return row.budget.queries == 0
 
 
 def access(row: Row) -> str:
@@ -64,7 +62,7 @@ def best(report: AuditResult) -> Row:
 
 def gradient_norms(report: AuditResult) -> NDArray | None:
     """The held-out records' gradient norms `[n]`, if an attack that scores by them was run."""
-    rows = [row for row in report.rows if row.name == GRADIENT_NORM]
+    rows = [row for row in report.rows if row.minus == "gradient norm"]
     return -rows[0].result.scores if rows else None
 
 

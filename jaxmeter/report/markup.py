@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from jaxmeter.jaxpr.memory import human
 from jaxmeter.report.columns import ReportCell
 from jaxmeter.report.wording import clean, percent
 
@@ -122,5 +123,4 @@ def number(value: float | str | None) -> str:
 
 def size(count: int) -> str:
     """A size in the unit that suits it."""
-    power = 0 if count < 1000 else min(3, (len(str(count)) - 1) // 3)
-    return f"{count / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB')[power]}"
+    return human(count)

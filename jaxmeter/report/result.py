@@ -6,7 +6,7 @@ from typing import Literal
 
 from numpy.typing import NDArray
 
-from jaxmeter.attacks.interface import Epoch, Spread
+from jaxmeter.attacks.interface import Epoch, Quantity, Spread
 from jaxmeter.data.records import Records
 from jaxmeter.metrics import AttackResult, Difference, Interval
 from jaxmeter.target import TargetSpec
@@ -130,6 +130,7 @@ class Row:
       history: epochs of a learned attack; empty otherwise.
       best_epoch: the epoch kept (0: as initialised); None for training-free attacks.
       spread: the same attack on reference models in turn; None without reference models.
+      minus: the quantity that the scores are minus of, see `AttackOutput`.
     """
 
     name: str
@@ -139,6 +140,7 @@ class Row:
     history: tuple[Epoch, ...] = ()
     best_epoch: int | None = None
     spread: Spread | None = None
+    minus: Quantity | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -4,7 +4,6 @@ One checkpoint is a chunk of models, under a name that says which; it is there w
 `training.json` says what the models follow from, and what does not match it is refused.
 """
 
-import fcntl
 import hashlib
 import importlib
 import json
@@ -12,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +73,10 @@ def opened(folder: str | os.PathLike[str], follows_from: Mapping[str, Any]) -> I
                 "are not written there. Name a new folder."
             )
     disk.make_folder(folder)
-    with open(folder / "lock", "a", opener=_private) as lock:  # released with the process
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            stack.enter_context(disk.locked(folder / "lock", wait=False))
+        except disk.Busy:
             raise BlockingIOError(
                 f"another process trains references into {folder} now. Wait for it, or name "
                 "another folder."
@@ -87,10 +86,6 @@ def opened(folder: str | os.PathLike[str], follows_from: Mapping[str, Any]) -> I
         else:
             disk.replace(manifest, json.dumps(given, indent=1).encode())
         yield folder
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def _compared(manifest: Path, given: Mapping[str, Any]) -> None:

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich import box
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from jaxmeter.experiment.cli import results
@@ -31,7 +30,7 @@ from jaxmeter.experiment.runs.states import run_folders
 from jaxmeter.experiment.runs.sweep import in_process, shard_of
 from jaxmeter.experiment.serialization import ConfigError
 from jaxmeter.experiment.store.store import Store, opened
-from jaxmeter.terminal import console, one_line
+from jaxmeter.terminal import bars, console, one_line
 
 STORE = Path("jaxmeter-store")
 _ON_RAY = OnRay()
@@ -197,31 +196,25 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _watched(count: int, path: Path, shared: bool, work: Callable[[Store, Any], Any]) -> Any:
     """Yields outcomes while bars and lines about them go to stderr."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=_LOG, transient=True) as bars:
+    with bars(_LOG) as shown:
 
         def say(text: str) -> None:
-            bars.console.print(text, style="yellow", soft_wrap=True)
+            shown.console.print(text, style="yellow", soft_wrap=True)
 
-        runs, stage = bars.add_task("runs", total=count), bars.add_task("", total=1)
+        runs, stage = shown.add_task("runs", total=count), shown.add_task("", total=1)
 
         def progress(name: str, done: int, total: int) -> None:
-            bars.update(stage, description=name, completed=done, total=total)
+            shown.update(stage, description=name, completed=done, total=total)
 
         store = opened(path, say, shared=shared).for_a_sweep()
         for i, outcome in enumerate(work(store, progress), start=1):
-            bars.update(runs, completed=i)
+            shown.update(runs, completed=i)
             line = f"{i}/{count} {outcome.run} {outcome.state}"
             if outcome.state == "done":
                 stages = len(outcome.computed) + len(outcome.cached)
                 there = f"{len(outcome.computed)} of {stages} stages computed"
                 line += f", {outcome.seconds:.1f} s, {there if stages else 'as it was'}"
-            bars.console.print(line, soft_wrap=True)
+            shown.console.print(line, soft_wrap=True)
             if outcome.error:
                 say(f"  {one_line(outcome.error)}")
             yield outcome

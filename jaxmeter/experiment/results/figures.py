@@ -110,32 +110,22 @@ def metric_figure(
     Raises:
       ValueError: for a column that the table lacks, or a metric that is no number.
     """
-    check_column(table, axis)
-    others = [name for name in by if name not in (axis, "attack")]
-    hue = ["attack"] if "attack" in by and axis != "attack" else []
-    comparison = compared(table, by=(*others, *hue, axis), metrics=(metric,))
-    panels: dict[tuple[Any, ...], dict[str, list[TableRow]]] = {}
-    for line in comparison.lines:
-        series = value_text(line.values[len(others)]) if hue else ""
-        panels.setdefault(line.values[: len(others)], {}).setdefault(series, []).append(line)
-    chosen = [list(panels)[i] for i in _evenly(len(panels), _MOST_PANELS)]
+    shown = _panels(table, axis, metric, by)
+    chosen = [list(shown.panels)[i] for i in _evenly(len(shown.panels), _MOST_PANELS)]
     columns = min(2, len(chosen))
     rows = math.ceil(len(chosen) / columns)
-    names = list(dict.fromkeys(name for series in panels.values() for name in series))
-    styles = {name: _style(i) for i, name in enumerate(names)}
-    more = bool(hue) and (len(names) > 1 or names != [""])
+    styles = {name: _style(i) for i, name in enumerate(shown.series)}
     figure, axes = sheet(
         rows, columns, height=(3.4 if columns == 1 else 2.5) * rows
-        + (0.4 + 0.2 * math.ceil(len(names) / 2) if more else 0)
+        + (0.4 + 0.2 * math.ceil(len(styles) / 2) if shown.has_legend else 0)
     )  # fmt: skip
-    values = list(dict.fromkeys(line.values[-1] for line in comparison.lines))
-    place = _places(values)
+    place = _places(shown.values)
     for ax, key in zip(axes, chosen, strict=False):
-        for i, (name, lines) in enumerate(panels[key].items()):
-            _series(ax, lines, place, styles[name], _aside(i, len(panels[key])))
-        text = ", ".join(f"{n} {value_text(v)}" for n, v in zip(others, key, strict=True))
+        for i, (name, lines) in enumerate(shown.panels[key].items()):
+            _series(ax, lines, place, styles[name], _aside(i, len(shown.panels[key])))
+        text = ", ".join(f"{n} {value_text(v)}" for n, v in zip(shown.others, key, strict=True))
         set_title(ax, text, 30 if columns == 2 else 60)
-        _axis(ax, values, place)
+        _axis(ax, shown.values, place)
         if metric == AUC.name:
             ax.axhline(0.5, color=MUTED, lw=1, ls=(0, (2, 2)), zorder=1)
         if is_rate(metric):
@@ -148,13 +138,40 @@ def metric_figure(
         ax.set_ylabel(heading(metric))
     for ax in axes[max(0, len(chosen) - columns) : len(chosen)]:
         ax.set_xlabel(axis).set_parse_math(False)
-    if more:
-        handles = [Line2D([], [], lw=1.6, marker="o", ms=4, **styles[name]) for name in names]
-        hidden = len(panels) - len(chosen)
-        said = "Attack" + (f"; {len(chosen)} of {len(panels)} combinations" if hidden else "")
-        set_legend(figure, handles, [shortened(name, 34) for name in names], title=said,
+    if shown.has_legend:
+        handles = [Line2D([], [], lw=1.6, marker="o", ms=4, **style) for style in styles.values()]
+        total = len(shown.panels)
+        said = "Attack" + (
+            f"; {len(chosen)} of {total} combinations" if total > len(chosen) else ""
+        )
+        set_legend(figure, handles, [shortened(name, 34) for name in styles], title=said,
                loc="outside lower left", ncols=2)  # fmt: skip
     return figure
+
+
+class _Panels(NamedTuple):
+    """What a figure of a metric shows."""
+
+    others: list[str]  # the columns whose values tell panels apart
+    panels: dict[tuple[Any, ...], dict[str, list[TableRow]]]  # by these values: series by attack
+    values: list[Any]  # of the axis across
+    series: list[str]  # attacks
+    has_legend: bool  # not where there is one series, without a name
+
+
+def _panels(table: pa.Table, axis: str, metric: str, by: Sequence[str]) -> _Panels:
+    """A tidy table's rows, compared and dealt into panels and series."""
+    check_column(table, axis)
+    others = [name for name in by if name not in (axis, "attack")]
+    hue = ["attack"] if "attack" in by and axis != "attack" else []
+    comparison = compared(table, by=(*others, *hue, axis), metrics=(metric,))
+    panels: dict[tuple[Any, ...], dict[str, list[TableRow]]] = {}
+    for line in comparison.lines:
+        series = value_text(line.values[len(others)]) if hue else ""
+        panels.setdefault(line.values[: len(others)], {}).setdefault(series, []).append(line)
+    names = list(dict.fromkeys(name for series in panels.values() for name in series))
+    values = list(dict.fromkeys(line.values[-1] for line in comparison.lines))
+    return _Panels(others, panels, values, names, bool(hue) and names != [""])
 
 
 # --- ROC curves.

@@ -103,6 +103,7 @@ def report(run: Finished) -> Report:
                 history=tuple(_epoch(entry) for entry in row.get("history") or ()),
                 best_epoch=row.get("best_epoch"),
                 spread=Spread.of(row["over_targets"]) if row.get("over_targets") else None,
+                minus=row.get("minus"),
             )
             for row in results["attacks"]
         )

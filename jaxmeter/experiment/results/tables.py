@@ -21,7 +21,6 @@ from jaxmeter.report import columns
 from jaxmeter.report.columns import RATE
 from jaxmeter.report.wording import clean
 
-
 # tabulate's own would escape the formulas that figures are.
 _BOOKTABS = TableFormat(
     lineabove=lambda widths, sides: (

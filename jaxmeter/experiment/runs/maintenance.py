@@ -8,11 +8,10 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from jaxmeter.disk import is_leftover
+from jaxmeter.disk import Busy, is_held, is_leftover, locked
 from jaxmeter.experiment.runs import states
 from jaxmeter.experiment.runs.states import STATUS, folders
 from jaxmeter.experiment.store.files import examined, parsed, read, unsealed
-from jaxmeter.experiment.store.locks import Busy, is_held, locked
 from jaxmeter.experiment.store.store import (
     JOURNAL,
     MARK,

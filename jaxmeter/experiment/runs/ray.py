@@ -18,11 +18,12 @@ from jaxmeter import disk
 from jaxmeter.experiment.config import Config
 from jaxmeter.experiment.runs import source
 from jaxmeter.experiment.runs.run import Outcome, abandon, name_of
-from jaxmeter.experiment.runs.schedule import StageQueue, shared_stages
+from jaxmeter.experiment.runs.schedule import StageQueue
 from jaxmeter.experiment.runs.worker import Task, attempted, environment
 from jaxmeter.experiment.serialization import to_json
 from jaxmeter.experiment.stages import graph
 from jaxmeter.experiment.stages.graph import Progress
+from jaxmeter.experiment.store.fingerprint import content_of, surroundings
 from jaxmeter.experiment.store.store import Store
 
 _TURN = 0.2  # seconds between two looks at what the workers tell
@@ -179,7 +180,9 @@ class _Sweep:
         )
         self.task = worker(_task)
         self.errand = ray.put(errand)
-        self.line = StageQueue(configs)
+        self.around: Any = surroundings()  # of the workers, once one has told
+        self.asked: Any = worker(surroundings).remote()
+        self.line = StageQueue(configs, self._look)
         self.at_work: dict[Any, int] = {}  # position of a run by its task's result
         self.passed: dict[int, set[str]] = {}  # stages of runs at work
         self.lost: Counter[int] = Counter()  # workers, by run
@@ -187,6 +190,7 @@ class _Sweep:
     def outcomes(self, progress: Progress | None) -> Iterator[Outcome]:
         """All of them."""
         while self.at_work or len(self.line):
+            self._learn()
             while (i := self.line.next()) is not None:
                 config, self.passed[i] = self.configs[i], set()
                 task = self.task.remote(
@@ -201,6 +205,24 @@ class _Sweep:
             ended = [self._ended(task) for task in ready]
             self._hear(progress)
             yield from filter(None, ended)
+
+    def _look(self, config: Config) -> graph.Ahead:
+        """How far a run has come; what files hold that only the workers have is not known."""
+        contents: dict[str, str] = {}
+        for path in config.files():
+            with contextlib.suppress(OSError):
+                contents[str(path)] = content_of(path)
+        named = {str(path): str(path) for path in config.files()}
+        return graph.ahead(config, self.store, {**named, **contents}, self.around)
+
+    def _learn(self) -> None:
+        """Takes the workers' surroundings for this process' own: keys of stages hang on them."""
+        if self.asked is None or not self.ray.wait([self.asked], timeout=0)[0]:
+            return
+        with contextlib.suppress(self.ray.exceptions.RayError):  # then a run will say what it is
+            self.around = self.ray.get(self.asked)
+            self.line.forget()
+        self.asked = None
 
     def _ended(self, task: Any) -> Outcome | None:
         """What became of a run; None if it is tried again."""
@@ -249,11 +271,11 @@ class _Sweep:
                 continue
             latest = text
             if done == total:
-                self.line.passed(i, text)
+                self.line.passed(i)
                 self.passed.get(i, set()).add(text)
         if progress and latest:
             done = sum(map(len, self.passed.values()))
-            count = sum(len(shared_stages(self.configs[i])) + 1 for i in self.passed)
+            count = sum(graph.most_stages(self.configs[i]) for i in self.passed)
             progress(f"{len(self.passed)} at work, {latest}", done, max(count, 1))
 
     def cancel(self) -> None:

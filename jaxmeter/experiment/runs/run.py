@@ -17,6 +17,7 @@ from typing import Any
 
 from jaxmeter import disk
 from jaxmeter.auditing.assembly import devices, versions
+from jaxmeter.disk import Busy, is_held, locked
 from jaxmeter.experiment.config import Config, valid
 from jaxmeter.experiment.runs import states
 from jaxmeter.experiment.runs.states import CONFIG, COST, STATUS, SUMMARY
@@ -26,7 +27,6 @@ from jaxmeter.experiment.stages.graph import Entries, Progress
 from jaxmeter.experiment.stages.metrics import RESULTS, SCORES
 from jaxmeter.experiment.store.files import FORMAT, encoded, parsed, read, sha256
 from jaxmeter.experiment.store.fingerprint import content_of, digest, surroundings
-from jaxmeter.experiment.store.locks import Busy, is_held, locked
 from jaxmeter.experiment.store.store import Entry, FailedBefore, Store, StoreWarning, opened
 from jaxmeter.report import columns
 
@@ -75,7 +75,7 @@ def run(
 
     Raises:
       ConfigError: for a config that is not valid.
-      locks.Busy: if another process does this run and `wait` is False.
+      Busy: if another process does this run and `wait` is False.
       StoreError: if something has to be computed and the store cannot be written.
       Exception: whatever a stage raises; status.json keeps it.
     """
@@ -94,7 +94,7 @@ def attempt(
     """As `run`, but an error is an outcome. What a launcher calls for each config, anywhere.
 
     Raises:
-      locks.Busy: if another process does this run and `wait` is False.
+      Busy: if another process does this run and `wait` is False.
     """
     store, start, name = opened(store), time.perf_counter(), config.study
     try:

@@ -1,28 +1,35 @@
 """Which runs of a sweep may start now, so that none waits for a stage that another computes."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-from jaxmeter.attacks.suite import needing_references
-from jaxmeter.experiment.config import Config, Pool, TargetFile
-from jaxmeter.experiment.serialization import plain
-from jaxmeter.experiment.store.fingerprint import digest
+from jaxmeter.experiment.config import Config
+from jaxmeter.experiment.stages.graph import Ahead
+
+Look = Callable[[Config], Ahead]
 
 
 class StageQueue:
     """Runs waiting for their turn, by position.
 
-    Of runs that share a stage one is let through; the others follow when the stage is there. It
-    goes by configs alone, so it is a guess in both directions (the store's locks are what is
-    sure): two runs may meet at a stage's lock, or one wait that need not.
+    A run waits while another computes the first stage that it has not. What stage this is says the
+    graph of stages, which is asked again when the stage is there: a later stage's key follows from
+    what the earlier ones gave. What the store does not show here (a working copy of a URL, workers
+    on other devices) is taken to be at work until its run ends.
     """
 
-    def __init__(self, configs: Sequence[Config]) -> None:
-        """All runs wait."""
-        self._stages = [shared_stages(config) for config in configs]
+    def __init__(self, configs: Sequence[Config], look: Look) -> None:
+        """All runs wait.
+
+        Args:
+          configs: of the runs.
+          look: how far a run has come in the store, see `graph.ahead`.
+        """
+        self._configs, self._look = configs, look
+        self._ahead: dict[int, Ahead] = {}
         self._waiting = {i: 0.0 for i in range(len(configs))}  # until when, at least
-        self._there: set[str] = set()
-        self._busy: dict[str, int] = {}
+        self._at_work: set[int] = set()
+        self._unseen: set[str] = set()  # computed by runs that are done, and not shown here
 
     def __len__(self) -> int:
         """How many wait."""
@@ -31,63 +38,39 @@ class StageQueue:
     def next(self) -> int | None:
         """A run that may start, which is then at work; None if there is none now."""
         now = time.monotonic()
+        busy = {self._first(i) for i in self._at_work} - {None}
         for i, until in self._waiting.items():
-            missing = [k for k in self._stages[i].values() if k not in self._there]
-            if until <= now and not any(k in self._busy for k in missing):
+            if until <= now and (self._first(i) not in busy or self._first(i) in self._unseen):
                 del self._waiting[i]
-                self._busy.update(dict.fromkeys(missing, i))
+                self._at_work.add(i)
                 return i
         return None
 
-    def passed(self, i: int, label: str) -> None:
-        """A run at work has a stage."""
-        key = self._stages[i].get(label)
-        if key is not None:
-            self._there.add(key)
-            self._busy.pop(key, None)
+    def forget(self) -> None:
+        """Asks anew of every run how far it has come."""
+        self._ahead.clear()
+
+    def passed(self, i: int) -> None:
+        """A run at work has a stage more."""
+        self._ahead.pop(i, None)
 
     def ended(self, i: int, *, done: bool = False) -> None:
         """A run is no longer at work; if it is done, all its stages are there."""
-        self._busy = {key: at for key, at in self._busy.items() if at != i}
-        if done:
-            self._there.update(self._stages[i].values())
+        self._at_work.discard(i)
+        self._ahead.pop(i, None)
+        if done and (key := self._first(i)) is not None:
+            self._unseen.add(key)
 
     def again(self, i: int, *, seconds: float = 0.0) -> None:
         """A run that ended waits anew, before the others."""
         self._waiting = {i: time.monotonic() + seconds, **self._waiting}
 
+    def _first(self, i: int) -> str | None:
+        """The key of the first stage that is not there; None if all are, or nothing is known."""
+        return self._known(i).first
 
-def shared_stages(config: Config) -> Mapping[str, str]:
-    """What other runs may need too, by the labels of `graph.make`: equal text, the same stage."""
-    draw = [plain(config.data), config.seed]
-    records = digest(["records", draw, plain(config.fractions), config.overlap])
-    pool = config.target if isinstance(config.target, Pool) else None
-    if pool:
-        records = digest([records, pool.models, pool.index, plain(pool.stranger)])
-    # A stranger to a pool is trained, a model of it is there.
-    trains = pool.stranger is not None if pool else not isinstance(config.target, TargetFile)
-    target = digest(["target", draw if trains else plain(config.data), plain(config.target)])
-    # What an attack reads of the target is its spec, or follows from all of it.
-    reads = [
-        [type(attack).__name__, plain(getattr(attack, "spec", attack))] for attack in config.attacks
-    ]
-    signals = digest(["signals", records, target, reads, config.device_mib])
-    found = {"records": records}
-    if trains:
-        found["target"] = target
-    found["intake"] = digest(["intake", target])
-    if pool is None or trains:
-        found["signals"] = signals
-    if pool:
-        of_all = [draw, pool.models, plain(pool.recipe), plain(pool.architecture)]
-        found["pool"] = digest(["pool", of_all])
-        read = plain(pool.spec) if pool.spec else reads
-        found["pool_signals"] = digest(["pool_signals", of_all, read, config.device_mib])
-    if config.references is not None:
-        needing = [plain(attack) for attack in needing_references(config.attacks)]
-        found["references"] = digest([records, target, plain(config.references), needing])
-    for attack in config.attacks:
-        given = [plain(config.references)] if attack.needs_references else []
-        key = digest(["attack", records, target, plain(attack), config.known, *given])
-        found[f"attack:{attack.name}"] = key
-    return found
+    def _known(self, i: int) -> Ahead:
+        known = self._ahead.get(i)
+        if known is None or known.is_there():
+            known = self._ahead[i] = self._look(self._configs[i])
+        return known

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jaxmeter.disk import Busy
 from jaxmeter.experiment.config import Axes, Config, expand
 from jaxmeter.experiment.runs.run import Outcome, attempt
 from jaxmeter.experiment.stages.graph import Progress
-from jaxmeter.experiment.store.locks import Busy
 from jaxmeter.experiment.store.store import Store, opened
 
 # From configs and a store to one outcome a config, in any order, as they come.

@@ -9,11 +9,11 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxmeter.disk import Busy
 from jaxmeter.experiment.runs.run import Outcome, attempt
 from jaxmeter.experiment.runs.source import SourceBundle, unpacked
 from jaxmeter.experiment.serialization import ConfigError, from_json
 from jaxmeter.experiment.stages import graph
-from jaxmeter.experiment.store.locks import Busy
 from jaxmeter.experiment.store.store import StoreError, opened
 
 _PASSED_ON = ("JAX_", "XLA_", "PJRT_NPROC", "KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL")

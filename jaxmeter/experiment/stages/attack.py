@@ -79,6 +79,7 @@ def attack(
             held=result.held,
             history=np.array(result.history, np.float64).reshape(-1, 4),
             best_epoch=np.array([] if result.best_epoch is None else [result.best_epoch], np.int64),
+            minus=np.array([] if result.minus is None else [result.minus], np.str_),
             models=np.int64(0 if seen is None else len(seen.was_member)),
             **in_turn,
         )
@@ -94,6 +95,7 @@ def came(folder: Path) -> StoredOutput:
         if "auc_in_turn" in arrays:
             spread = Spread(arrays["auc_in_turn"], arrays["tpr_in_turn"])
         epoch = int(best[0]) if best.size else None
-        result = AttackOutput(arrays["select"], arrays["held"], history, epoch, spread)
+        (minus,) = arrays["minus"].tolist() or [None]
+        result = AttackOutput(arrays["select"], arrays["held"], history, epoch, spread, minus)
         models = int(arrays["models"])
     return StoredOutput(result, models, json.loads((folder / "notes.json").read_bytes()))

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from jaxmeter.experiment.stages import target as target_stage
 from jaxmeter.experiment.stages.data import Splits
 from jaxmeter.experiment.stages.examination import TargetLocation
 from jaxmeter.experiment.store.fingerprint import code_version, surroundings
-from jaxmeter.experiment.store.store import Entry, Store
+from jaxmeter.experiment.store.store import Entry, Store, key_of
 from jaxmeter.jaxpr.memory import tree_bytes
 from jaxmeter.report.result import LayerRanking
 from jaxmeter.shadow import stacked
@@ -69,6 +69,69 @@ def make(
     return made
 
 
+class Ahead(NamedTuple):
+    """How far a run has come in a store.
+
+    Attributes:
+      keys: the keys of its stages by label: of those that are there, and of the first that is not.
+      first: the key of the first that is not there; None if all are.
+      place: where that will lie.
+    """
+
+    keys: Mapping[str, str]
+    first: str | None
+    place: Path | None
+
+    def is_there(self) -> bool:
+        """Whether the first that was not there is there now."""
+        return self.place is not None and self.place.exists()
+
+
+def ahead(
+    config: Config,
+    store: Store,
+    contents: Mapping[str, str],
+    surrounded: Mapping[str, str] | None = None,
+) -> Ahead:
+    """Which stages of a run are in the store, and which is the first that is not.
+
+    Later ones have no keys yet, which follow from what the earlier ones give. Entries are taken
+    for what they say they are, so this is for planning alone.
+
+    Args:
+      config, store, contents: as of `make`.
+      surrounded: the `surroundings` in which it will run; by default those of this process.
+    """
+    at: list[str] = []
+
+    class Looked:
+        def obtain(self, stage: str, ingredients: Mapping[str, Any], compute: Any) -> Entry:
+            found = store.glanced(stage, key := key_of(stage, ingredients))
+            if found is None:
+                raise _NotThere(key, store.folder(stage, key))
+            return found
+
+    made = Entries()
+    run = _Run(config, Looked(), contents, made, lambda label, *_: at.append(label), surrounded)
+    try:
+        for stage in STAGES:
+            stage(run)
+    except _NotThere as first:
+        key, place = first.args
+        return Ahead({**_keys(made), at[-1]: key}, key, place)
+    except Exception:  # what is there is not as it was written; the run will say it
+        return Ahead(_keys(made), None, None)
+    return Ahead(_keys(made), None, None)
+
+
+class _NotThere(Exception):
+    """A stage that is not in the store: its key, and where it would be."""
+
+
+def _keys(made: Entries) -> dict[str, str]:
+    return {label: entry.key for label, entry in made.items()}
+
+
 class _Run:
     """A run on its way: each stage obtains its entries, and keeps what later stages need."""
 
@@ -91,11 +154,13 @@ class _Run:
     def __init__(
         self,
         config: Config,
-        store: Store,
+        store: Any,
         contents: Mapping[str, str],
         made: Entries,
         progress: Progress | None,
+        surrounded: Mapping[str, str] | None = None,
     ) -> None:
+        self.surrounded = surroundings() if surrounded is None else dict(surrounded)
         self.config, self.store, self.contents = config, store, contents
         self.made, self.progress = made, progress
         self.pool = config.target if isinstance(config.target, Pool) else None
@@ -114,7 +179,7 @@ class _Run:
         stage = label.partition(":")[0]
         ingredients = {
             "code": _code((module.__name__,), parts),
-            "surroundings": surroundings(),
+            "surroundings": self.surrounded,
             "config": [plain(part) for part in parts],
             "follows from": follows,
         }
@@ -509,6 +574,11 @@ STAGES = (
     _Run.layers,
     _Run.metrics,
 )
+
+
+def most_stages(config: Config) -> int:
+    """How many stages a run has at most: a target from a file is not trained, for example."""
+    return len(STAGES) - 1 + len(config.attacks)
 
 
 def code(config: Config) -> str:

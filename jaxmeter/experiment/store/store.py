@@ -20,8 +20,10 @@ from secrets import token_hex
 from typing import Any, NamedTuple
 
 from jaxmeter import disk
+from jaxmeter.disk import locked
 from jaxmeter.experiment.store.files import (
     FORMAT,
+    MALFORMED,
     MANIFEST,
     examined,
     hashed,
@@ -32,7 +34,6 @@ from jaxmeter.experiment.store.files import (
     unsealed,
 )
 from jaxmeter.experiment.store.fingerprint import digest
-from jaxmeter.experiment.store.locks import locked
 from jaxmeter.experiment.store.remote import Mirror, url_of, working_copy
 
 JOURNAL, MARK = "journal.jsonl", "store.json"
@@ -142,7 +143,7 @@ class Store:
           FailedBefore: if it was tried in this sweep, and failed.
           StoreError: if it has to be computed and the store cannot be written.
         """
-        key = digest({"stage": stage, **ingredients})
+        key = key_of(stage, ingredients)
         found = self._read(stage, key)
         if isinstance(found, Entry):
             return self._published(found)
@@ -318,6 +319,16 @@ class Store:
         entry = known[1]
         return Entry(stage, key, place, entry.files, entry.seconds, True)
 
+    def glanced(self, stage: str, key: str) -> Entry | None:
+        """The entry if it seems to be there: its files' contents are not looked at."""
+        place = self.folder(stage, key)
+        try:
+            manifest = unsealed(read(place / MANIFEST), MANIFEST)
+            files = {name: file["sha256"] for name, file in manifest["files"].items()}
+            return Entry(stage, key, place, files, manifest["seconds"], True)
+        except (OSError, ValueError, *MALFORMED):
+            return None
+
     def _put_aside(self, damage: Damage) -> None:
         stage, key = damage.path.parent.name, damage.path.name
         aside = self.path / "damaged" / f"{stage}-{key}-{token_hex(4)}"
@@ -363,6 +374,11 @@ class Store:
 
 class _NotThere(Exception):
     """The mirror has no such entry."""
+
+
+def key_of(stage: str, ingredients: Mapping[str, Any]) -> str:
+    """The key of a stage's entry that follows from the ingredients."""
+    return digest({"stage": stage, **ingredients})
 
 
 def _would_again(error: BaseException) -> bool:

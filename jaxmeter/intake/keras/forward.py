@@ -13,11 +13,12 @@ from typing import Any
 import jax
 import keras
 from jax import Array
-from keras.src.models.functional import Functional  # the class behind keras.Model(inputs, outputs)
 
 from jaxmeter.intake.heads import FinalLayer
+from jaxmeter.intake.keras import internals
 
 _L = keras.layers
+_Functional: Any = internals.functional()
 _ENDINGS = {
     keras.activations.softmax: "softmax",
     keras.ops.softmax: "softmax",
@@ -55,19 +56,19 @@ class ForwardPass:
         ending, before, _ = self._endings.get(id(value), (None, value, value))
         return FinalLayer(value, before, ending)
 
-    def walk(self, graph: Functional, inputs: Any) -> Any:
+    def walk(self, graph: Any, inputs: Any) -> Any:
         """Runs a graph of operations; its output, or list of outputs."""
-        out = graph._run_through_graph(inputs, operation_fn=lambda op: partial(self.call, op))
+        out = internals.run_graph(graph, inputs, lambda op: partial(self.call, op))
         return out[0] if isinstance(out, list | tuple) and len(out) == 1 else out
 
     def call(self, op: Any, *args: Any, **kwargs: Any) -> Any:
         """Runs one operation in this pass's mode."""
-        if getattr(op, "_call_has_training_arg", False):
+        if internals.takes_training(op):
             kwargs["training"] = self.training
         inner = graph_of(op)
         given = {name for name, value in kwargs.items() if value is not None} - {"training"}
         if inner is not None and len(args) == 1 and not given:
-            out = self.walk(inner, inner._standardize_inputs(args[0]))
+            out = self.walk(inner, internals.standardized(inner, args[0]))
         else:
             out = self._call(op, *args, **kwargs)
         if (name := self._names.get(id(op))) is not None:
@@ -100,11 +101,11 @@ class ForwardPass:
         return out
 
 
-def graph_of(op: Any) -> Functional | None:
+def graph_of(op: Any) -> Any | None:
     """The graph of a Functional or Sequential model whose `call` does nothing but run it."""
     if isinstance(op, keras.Sequential) and type(op).call is keras.Sequential.call:
-        return op._functional
-    return op if isinstance(op, Functional) and type(op).call is Functional.call else None
+        return internals.sequential_graph(op)
+    return op if isinstance(op, _Functional) and type(op).call is _Functional.call else None
 
 
 def runner(model: Any) -> Callable[[ForwardPass, Array], Any]:
@@ -116,7 +117,7 @@ def runner(model: Any) -> Callable[[ForwardPass, Array], Any]:
     held = {name: value for name, value in vars(model).items() if name not in own}
 
     def run(seen: ForwardPass, x: Array) -> Any:
-        kwargs = {"training": seen.training} if model._call_has_training_arg else {}
+        kwargs = {"training": seen.training} if internals.takes_training(model) else {}
         twin = _revised(model, **{name: _watched(value, seen) for name, value in held.items()})
         return type(model).call(twin, x, **kwargs)
 
@@ -141,7 +142,7 @@ def _watched(value: Any, seen: ForwardPass) -> Any:
         return _Watched(value, seen)
     if isinstance(value, dict):
         return {key: _watched(item, seen) for key, item in value.items()}
-    if type(value) in (list, tuple) or type(value).__name__ == "TrackedList":
+    if type(value) in (list, tuple) or internals.is_tracked_list(value):
         return [_watched(item, seen) for item in value]
     return value
 
@@ -192,7 +193,7 @@ def _ending(op: Any, rank: int) -> str | None:
         activation = op.activation
         return _ENDINGS.get(activation) if callable(activation) else None
     name = type(op).__name__
-    if type(op).__module__ == "keras.src.ops.nn" or type(op) is _L.Softmax:
+    if internals.is_nn_operation(op) or type(op) is _L.Softmax:
         axis = getattr(op, "axis", -1)
         axes = list(axis) if isinstance(axis, list | tuple) else [axis]
         return _OPERATIONS.get(name) if axes in ([-1], [rank - 1]) else None

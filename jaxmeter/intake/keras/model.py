@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import keras
 
+from jaxmeter.intake.keras import internals
 from jaxmeter.intake.keras.forward import graph_of
 from jaxmeter.intake.naming import Names, unique
 
@@ -30,12 +31,12 @@ def variables_of(model: Any, layers: dict[str, Any]) -> dict[str, Any]:
 
 def trained_of(model: Any) -> set[int]:
     """Ids of the variables that were made to be trained, frozen later or not."""
-    return {id(v) for part in model._flatten_layers() for v in part._trainable_variables}
+    return {id(v) for p in internals.all_layers(model) for v in internals.trained_variables(p)}
 
 
 def smallest_table(model: Any) -> int | None:
     """The size of the smallest embedding table, if there are any."""
-    tables = [p.input_dim for p in model._flatten_layers() if isinstance(p, _L.Embedding)]
+    tables = [p.input_dim for p in internals.all_layers(model) if isinstance(p, _L.Embedding)]
     return min(tables, default=None)
 
 
@@ -56,11 +57,12 @@ def checked_input(model: Any) -> tuple[tuple[int | None, ...], str]:
             )
         shape, dtype = tuple(inputs[0].shape[1:]), str(inputs[0].dtype)
     else:
-        shapes = list((model._build_shapes_dict or {}).values())
+        built = internals.built_shapes(model)
+        shapes = list(built.values())
         if len(shapes) != 1 or not all(d is None or isinstance(d, int) for d in shapes[0]):
             raise ValueError(
                 f"the shape of a record is not known for {model.name!r}, a subclassed model built "
-                f"with {model._build_shapes_dict}. Call it once on one array, a batch of its data."
+                f"with {built or None}. Call it once on one array, a batch of its data."
             )
         shape, dtype = tuple(shapes[0][1:]), "float32"
     if dtype == "string":
@@ -101,8 +103,9 @@ def _variables(model: Any, layers: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _owned(layer: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    seeds = [generator.state for generator in layer._seed_generators]
-    for variable in (*layer._trainable_variables, *layer._non_trainable_variables, *seeds):
+    seeds = [generator.state for generator in internals.seed_generators(layer)]
+    own = (*internals.trained_variables(layer), *internals.other_variables(layer))
+    for variable in (*own, *seeds):
         yield f"{prefix}/{variable.name}".lstrip("/"), variable
-    for inner in layer._layers:
+    for inner in internals.inner_layers(layer):
         yield from _owned(inner, f"{prefix}/{inner.name}")

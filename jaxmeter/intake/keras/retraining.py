@@ -15,6 +15,7 @@ from jax import Array
 
 from jaxmeter.intake.frameworks import undisturbed
 from jaxmeter.intake.heads import FinalLayer
+from jaxmeter.intake.keras import internals
 from jaxmeter.intake.keras.forward import ForwardPass, runner
 from jaxmeter.intake.keras.model import layers_of, variables_of
 from jaxmeter.intake.keras.target import from_keras
@@ -108,9 +109,9 @@ def _record(target: Target) -> jax.ShapeDtypeStruct:
 def _kept(model: Any) -> set[int]:
     """Ids of the variables that are not drawn again: of frozen layers and of adapted ones."""
     found: set[int] = set()
-    for layer in model._flatten_layers():
+    for layer in internals.all_layers(model):
         if not layer.trainable or hasattr(layer, "adapt"):
-            own = (*layer._trainable_variables, *layer._non_trainable_variables)
+            own = (*internals.trained_variables(layer), *internals.other_variables(layer))
             found.update(id(variable) for variable in own)
     return found
 
@@ -151,7 +152,9 @@ def _fresh(model: Any, variables: dict[str, Any]) -> Callable[[Array], Variables
         )
     pairs = dict(zip(ours, theirs.values(), strict=True))
     seeds = {
-        id(generator.state) for layer in twin._flatten_layers() for generator in _generators(layer)
+        id(generator.state)
+        for layer in internals.all_layers(twin)
+        for generator in internals.seed_generators(layer)
     }
     random = _random_initialisers(twin, initialisers)
 
@@ -193,7 +196,7 @@ def _twin(model: Any) -> tuple[Any, dict[int, Any]]:
                 twin = type(model).from_config(copy.deepcopy(model.get_config()))
                 if not twin.built:
                     twin.build_from_config(model.get_build_config())
-                initialisers = {id(v): v._initializer for v in _every(twin)}
+                initialisers = {id(v): internals.initialiser(v) for v in _every(twin)}
         except Exception as error:
             raise ValueError(
                 f"the model {model.name!r} cannot be made again from its config, so fresh initial "
@@ -207,13 +210,9 @@ def _every(model: Any) -> list[Any]:
     return list(variables_of(model, layers_of(model)).values())
 
 
-def _generators(layer: Any) -> list[Any]:
-    return list(layer._seed_generators)
-
-
 def _random_initialisers(twin: Any, initialisers: dict[int, Any]) -> list[Any]:
     """Every random initialiser of the twin: of its variables, and those that its layers hold."""
-    held = [value for layer in twin._flatten_layers() for value in vars(layer).values()]
+    held = [value for layer in internals.all_layers(twin) for value in vars(layer).values()]
     found = {id(v): v for v in (*held, *initialisers.values())}
     kind = keras.initializers.Initializer
     return [v for v in found.values() if isinstance(v, kind) and hasattr(v, "seed")]

@@ -17,6 +17,7 @@ from jax import Array
 
 from jaxmeter.intake.adapter import as_target
 from jaxmeter.intake.heads import Choice, ProbeOutputs
+from jaxmeter.intake.keras import internals
 from jaxmeter.intake.keras.forward import ForwardPass, runner
 from jaxmeter.intake.keras.model import (
     checked_input,
@@ -105,7 +106,7 @@ def from_keras(model: Any, origin: str, output: Choice | None = None) -> Target:
 
 def _is_truncated(model: Any) -> bool:
     """Whether the model asks for float64 where JAX is set to do without."""
-    asked = {str(getattr(part, "dtype", "")) for part in model._flatten_layers()}
+    asked = {str(getattr(part, "dtype", "")) for part in internals.all_layers(model)}
     return "float64" in asked and jax.dtypes.canonicalize_dtype("float64") != "float64"
 
 

@@ -5,7 +5,6 @@ makes variables, and draws their initial values, before it reads what the file h
 large ones are drawn afterwards, and only if the file had nothing.
 """
 
-import importlib
 import inspect
 import math
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxmeter.intake.keras import internals
 from jaxmeter.intake.safety import budget, programs
 from jaxmeter.jaxpr.shapes import PROBES
 
@@ -69,12 +69,11 @@ def building(keras: Any) -> Iterator[Callable[[], None]]:
     """
     late: list[tuple[Any, Any, Any]] = []
     made: list[int] = []
-    variable = keras.src.backend.Variable
-    draw = variable._initialize_with_initializer
+    draw = getattr(keras.Variable, internals.DRAW)
     in_jax = keras.backend.backend() == "jax"
 
     def initialize(self: Any, initializer: Any) -> None:
-        shape, dtype = self._shape, str(self._dtype)
+        shape, dtype = internals.declared(self)
         made.append(math.prod(map(int, shape)) * (8 if "64" in dtype else 4))
         found = budget.current()
         if found is not None and 2 * sum(made) > found.max_bytes:  # the target has copies
@@ -82,10 +81,10 @@ def building(keras: Any) -> Iterator[Callable[[], None]]:
                 f"its config asks for variables of {sum(made):,} bytes, far more than the file "
                 f"could hold; {budget.advice('max_bytes')}"
             )
-        if in_jax and self._layout is None and math.prod(map(int, shape)) > _LATE:
-            blank = self._convert_to_tensor(np.zeros((), dtype))
-            blank = self._convert_to_tensor(jax.numpy.broadcast_to(blank, shape))
-            self._initialize(blank)
+        large = math.prod(map(int, shape)) > _LATE
+        if in_jax and large and not internals.is_distributed(self):
+            blank = jax.numpy.broadcast_to(keras.ops.zeros((), dtype), shape)
+            internals.set_first_value(self, blank)
             late.append((self, initializer, blank))
         else:
             _charge(keras, self, initializer)
@@ -93,7 +92,7 @@ def building(keras: Any) -> Iterator[Callable[[], None]]:
 
     def settle() -> None:
         for self, initializer, blank in late:
-            if self._value is blank:
+            if internals.value_held(self) is blank:
                 _charge(keras, self, initializer)
                 draw(self, initializer)
 
@@ -111,15 +110,15 @@ def building(keras: Any) -> Iterator[Callable[[], None]]:
         call.__signature__ = inspect.signature(plain)  # type: ignore[attr-defined] # Keras asks
         return call
 
-    functional = importlib.import_module("keras.src.models.functional")
+    graphs, node = internals.node_maker()
     step = budget.STEP / 8  # twice in a call, as layer and as operation
     with ExitStack() as stack:
         for owner, name, new in (
-            (variable, "_initialize_with_initializer", initialize),
+            (keras.Variable, internals.DRAW, initialize),
             (keras.Layer, "__init__", charged(keras.Layer.__init__, step, False)),
             (keras.Layer, "__call__", charged(keras.Layer.__call__, step, True)),
             (keras.Operation, "__call__", charged(keras.Operation.__call__, step, True)),
-            (functional, "deserialize_node", charged(functional.deserialize_node, 2 * step, False)),
+            (graphs, node, charged(getattr(graphs, node), 2 * step, False)),
         ):
             stack.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, new)
@@ -129,8 +128,9 @@ def building(keras: Any) -> Iterator[Callable[[], None]]:
 def _charge(keras: Any, variable: Any, initializer: Any) -> None:
     """Charges drawing a variable: some initialisers decompose matrices."""
     what = f"drawing the variable {variable.path!r}"
+    shape, dtype = internals.declared(variable)
     if keras.backend.backend() != "jax":  # where to trace an initialiser would be to run it
-        size, columns = math.prod(variable._shape), [1, *variable._shape][-1]
+        size, columns = math.prod(shape), [1, *shape][-1]
         decomposes = isinstance(initializer, keras.initializers.Orthogonal)
         budget.work(
             100 * size + decomposes * _QR * size * min(columns, size // max(columns, 1)), what
@@ -138,9 +138,9 @@ def _charge(keras: Any, variable: Any, initializer: Any) -> None:
         return
     try:
         with keras.StatelessScope():
-            jaxpr = jax.make_jaxpr(lambda: initializer(variable._shape, dtype=variable._dtype))()
+            jaxpr = jax.make_jaxpr(lambda: initializer(shape, dtype=dtype))()
     except Exception:  # of a class of one's own, which does what it does
-        budget.work(100 * math.prod(variable._shape), what)
+        budget.work(100 * math.prod(shape), what)
     else:
         programs.charge(what, jaxpr.jaxpr)
 

@@ -11,6 +11,7 @@ from google.protobuf import json_format, text_format
 from tensorflow.core.framework import node_def_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
+from jaxmeter.intake.keras import internals
 from jaxmeter.intake.safety.files import line
 
 
@@ -59,7 +60,7 @@ def by_tf_keras(path: Path, custom_objects: dict[str, Any]) -> Any:
     model = models.load_model(path, custom_objects=custom_objects, compile=False)
     if not isinstance(model, models.Model):
         raise ValueError("the folder does not hold a Keras model")
-    if any(kind.__name__ == "RevivedNetwork" for kind in type(model).__mro__):
+    if internals.is_revived(model):
         # Its class is not at hand; what stands in for it can be called, but has no layers to see.
         raise ValueError(f"its class is not known, pass custom_objects={{{model.name!r}: ...}}")
     return model
@@ -95,7 +96,7 @@ def _configs(path: Path, meta: meta_graph_pb2.MetaGraphDef) -> Iterator[Any]:
     texts: list[str] = []
     beside = path / "keras_metadata.pb"
     if beside.is_file():
-        metadata = importlib.import_module("tf_keras.protobuf.saved_metadata_pb2").SavedMetadata()
+        metadata = internals.saved_metadata()
         metadata.ParseFromString(beside.read_bytes())
         texts += [node.metadata for node in metadata.nodes]
     for node in meta.object_graph_def.nodes:

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from google.protobuf.message import DecodeError
 from tensorflow.core.framework import node_def_pb2, variable_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_object_graph_pb2
-from tensorflow.python.framework import op_def_registry
+
+from jaxmeter.intake.keras import internals
 
 # What TensorFlow calls of an object that holds something outside the graph, a table for example.
 _OF_RESOURCES = {"_create_resource", "_initialize", "_destroy_resource"}
@@ -97,7 +98,7 @@ def operations(meta: meta_graph_pb2.MetaGraphDef) -> Iterator[str]:
     inner = [node for function in meta.graph_def.library.function for node in function.node_def]
     for node in (*outer, *inner):
         # A function that has an operation's name might be taken for it.
-        if node.op not in functions or op_def_registry.get(node.op) is not None:
+        if node.op not in functions or internals.is_operation(node.op):
             yield node.op
 
 

@@ -3,7 +3,6 @@
 This module imports TensorFlow and nothing of JAX, so that it can run in either.
 """
 
-import importlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ import tf2onnx.convert  # noqa: F401 (late it would be imported where nothing ca
 import tf_keras
 
 from jaxmeter.intake import frameworks
+from jaxmeter.intake.keras import internals
 from jaxmeter.intake.safety import saved_model, served
 from jaxmeter.intake.safety.files import check_built, check_graph, is_checkpoint, line
 from jaxmeter.intake.safety.keras_config import UnknownParts, check_config, op_layers, strings_in
@@ -213,11 +213,5 @@ def check_op_layers(config: Any, what: str) -> None:
 
 def _revived(configs: list[Any]) -> dict[str, None]:
     """Classes that tf_keras has nowhere, so that it makes their layers of the graph's functions."""
-    layers = importlib.import_module("tf_keras.src.layers.serialization")
-    metrics = importlib.import_module("tf_keras.src.metrics")
     names = {str(config.get("class_name")) for config in configs if isinstance(config, dict)}
-    return {
-        name: None
-        for name in names
-        if layers.get_builtin_layer(name) is None and not hasattr(metrics, name)
-    }
+    return {name: None for name in names if not internals.tf_keras_has(name)}

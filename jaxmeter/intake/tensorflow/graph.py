@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 import tf2onnx
 from tensorflow.core.framework import graph_pb2, node_def_pb2
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from jaxmeter.intake.keras import internals
 
 _OPSET = 18  # the newest that tf2onnx writes
 # What marks a function for XLA or against inlining; tf2onnx sees only what is inlined. (Keras
@@ -56,9 +57,7 @@ def exported(function: Any) -> Exported:
     """
     captured = {inner.name: outer for outer, inner in function.graph.captures}
     owners = {id(variable.handle): variable for variable in function.graph.variables}
-    frozen = convert_variables_to_constants_v2(
-        function, lower_control_flow=False, aggressive_inlining=True
-    )
+    frozen = internals.frozen(function)
     graph_def = _inlinable(frozen.graph.as_graph_def())
     inputs = [value.name for value in frozen.inputs]
     # Freezing leaves each variable behind as a constant with the name of the captured handle.

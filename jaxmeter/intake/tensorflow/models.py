@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 import tf2onnx
 
+from jaxmeter.intake.keras import internals
 from jaxmeter.intake.naming import unique
 from jaxmeter.intake.tensorflow.export import Export
 from jaxmeter.intake.tensorflow.graph import Exported, exported
@@ -101,12 +102,11 @@ def from_tf_keras(model: Any) -> Traced:
         return named(found), {name: seen[name] for name in layers if name in seen}
 
     variables = unique(_tf_keras_variables(model, layers))
-    parts = [part for part in model._flatten_layers() if hasattr(part, "_trainable_weights")]
     return _traced(
         _Model(
             call,
             variables,
-            {id(v) for part in parts for v in part._trainable_weights},
+            {id(v) for p in internals.all_layers(model) for v in internals.tf_keras_weights(p)[0]},
             shape,
             dtype,
             "tf-keras",
@@ -249,25 +249,22 @@ def _tf_keras_layers(keras: Any, model: Any, prefix: str = "") -> Iterator[tuple
     for layer in model.layers:
         if isinstance(layer, keras.layers.InputLayer):
             continue
-        if _is_graph(layer):
+        if internals.is_tf_keras_graph(layer):
             yield from _tf_keras_layers(keras, layer, f"{prefix}{layer.name}/")
         yield prefix + layer.name, layer
 
 
-def _is_graph(layer: Any) -> bool:
-    return bool(getattr(layer, "_is_graph_network", False)) and hasattr(layer, "layers")
-
-
 def _tf_keras_variables(model: Any, layers: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     def owned(layer: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-        for variable in (*layer._trainable_weights, *layer._non_trainable_weights):
+        trained, others = internals.tf_keras_weights(layer)
+        for variable in (*trained, *others):
             last = variable.name.partition(":")[0].rpartition("/")[2]
             yield f"{prefix}/{last}".lstrip("/"), variable
-        for inner in layer._flatten_layers(recursive=False, include_self=False):
+        for inner in internals.inner_layers(layer):
             yield from owned(inner, f"{prefix}/{inner.name}")
 
     for name, layer in layers.items():
-        if not _is_graph(layer):
+        if not internals.is_tf_keras_graph(layer):
             yield from owned(layer, name)
     yield from owned(model, "")
 
@@ -287,7 +284,7 @@ def _tf_keras_input(model: Any) -> tuple[tuple[int | None, ...], Any]:
             "that takes one array apart and use jaxmeter.from_function."
         )
     if not inputs:
-        shape = getattr(model, "_build_input_shape", None)
+        shape = internals.tf_keras_built_shape(model)
         saved = model.save_spec() if hasattr(model, "save_spec") else None
         specs = [spec for spec in tf.nest.flatten(saved) if spec is not None]
         if shape is None and len(specs) == 1:

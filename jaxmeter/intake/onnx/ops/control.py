@@ -63,9 +63,13 @@ def loop(
     Where the data decide when it ends, it goes on to a known bound and keeps what it had when its
     condition became false.
     """
+    # A body's inputs are the step's number, whether the loop is running, then what is carried; its
+    # outputs are whether it goes on, what is carried on, then what each step adds to the stacks.
     number, running, *names = body.graph.inputs
     inside, *after = body.graph.outputs
     n = len(initial)
+    # A body that runs is in a loop that is running, so that input is known. What a body hands on
+    # unchanged is not carried: it stays known, and with it shapes that are computed of it.
     step, moving = step_of(body, {running: np.True_}, initial, names, after)
     start: Sequence[Any] = [initial[i] for i in moving]
     condition = np.True_ if condition is None else condition
@@ -74,12 +78,16 @@ def loop(
         most = max(0, int(_scalar(trip_count)))
     if is_known(condition) and not _truth(condition):
         most = 0
+    # Three ways, the cheapest that will do. Known steps are a scan; where values are sequences,
+    # whose lengths change, each step is a program of its own; and where the data decide when to
+    # stop, a scan to the bound computes on after that, and throws it away.
     counted = _count(step, start, number, inside, most)
 
     if counted is not None and is_known(condition, trip_count):
         if counted > _LONGEST:
             raise ValueError(f"it takes more than {_LONGEST} steps.")
         counted = int(counted)
+        # What follows from the step's number alone is computed here, with NumPy, and fed.
         step, start, slices, told = _told(step, start, number, counted)
         end, collected = iterate(step, start, slices, counted)
         ends = {**told, **dict(zip(step.carried_in, end, strict=True))}
@@ -94,10 +102,11 @@ def loop(
                 f"its {what} depends on the data and nothing that is known before them bounds its "
                 "steps: such a loop cannot be differentiated in reverse. Export it with a bound."
             )
-        if n_outputs > n:
+        if n_outputs > n:  # a stack as long as the loop took: shapes must not depend on data
             raise ValueError(
                 f"its {what} depends on the data, and so would the length of what it stacks."
             )
+        # A condition that was counted out holds to the end, so only the trip count can stop it.
         stop = (number, inside if counted is None else None, trip_count)
         end, collected = _masked(step, start, _truth(condition), stop, int(bound)), ()
     finals = dict(zip(moving, end, strict=True))
@@ -121,6 +130,7 @@ def scan(
     names, outputs = body.graph.inputs, body.graph.outputs
     n = len(inputs) - num_scan_inputs
     step, moving = step_of(body, {}, inputs[:n], names, outputs)
+    # `iterate` goes forward over first axes: inputs are moved and turned to that, outputs back.
     slices = {}
     for i in range(num_scan_inputs):
         x = _moved(inputs[n + i], _item(scan_input_axes, i), 0)
@@ -164,8 +174,10 @@ def _count(step: Step, start: Sequence[Any], number: str, inside: str, most: flo
     graph = step.body.graph
     initial = dict(zip(step.carried_in, start, strict=True))
     after = dict(zip(step.carried_in, step.carried_out, strict=True))
+    # What the condition depends on over any number of steps: what it reads, what these are carried
+    # on from, and so forth, until nothing is added.
     reads = graph.reads([inside])
-    while True:  # what the condition depends on, over any number of steps
+    while True:
         needed = [name for name in step.carried_in if name in reads]
         more = graph.reads([inside, *(after[name] for name in needed)])
         if more == reads:
@@ -175,6 +187,7 @@ def _count(step: Step, start: Sequence[Any], number: str, inside: str, most: flo
     carried = {name: initial[name] for name in needed}
     if not is_known(carried) or not step.is_known({*needed, number}, wanted):
         return None
+    # A condition of nothing that changes is the same in every step: one look tells all.
     once = not needed and number not in reads
     for i in range(int(min(most, 1 if once else _LONGEST))):
         going, *values = step.body.values({**step.feeds, **carried, number: np.asarray(i)}, wanted)
@@ -201,6 +214,8 @@ def _told(
     initial = dict(zip(step.carried_in, start, strict=True))
     after = dict(zip(step.carried_in, step.carried_out, strict=True))
     names = {name for name, v in initial.items() if isinstance(v, np.ndarray) and v.size <= 16}
+    # Counters follow from the step's number and from each other: one that reads anything else is
+    # none, and then neither is what reads it.
     while any(gone := [n for n in names if not step.is_known({*names, number}, [after[n]])]):
         names.difference_update(gone)
     counters = [name for name in step.carried_in if name in names]
@@ -225,6 +240,7 @@ def _told(
         rows.append([*carried.values(), *values[len(counters) :]])
         carried = dict(zip(counters, values, strict=False))
     columns = list(zip(*rows, strict=True))
+    # Rows of one stack have one shape; where it grows from step to step, the loop stays as it was.
     if any(len({np.shape(value) for value in column}) > 1 for column in columns):
         return step, start, slices, {}
     for column in columns:
@@ -248,6 +264,7 @@ def _rows(x: Any, places: np.ndarray) -> Any:
     if np.any((places < -size) | (places >= size)):
         raise ValueError(f"it reads beyond the {size} rows of what it goes through.")
     places = np.where(places < 0, places + size, places)
+    # All rows in order is the usual case; a slice's gradient is a pad, a gather's a scatter.
     if np.array_equal(places, np.arange(len(places))):
         return x[: len(places)]
     affordable((len(places), *x.shape[1:]), x.dtype)
@@ -291,7 +308,7 @@ def _masked(
     first = [as_jax(v) for v in start]
 
     def one(state: tuple[Any, list[Any]], i: Any) -> tuple[tuple[Any, list[Any]], None]:
-        going, carried = state
+        going, carried = state  # `going`: whether this step still counts
         if trip_count is not None and not is_known(trip_count):
             going = going & (i < _scalar(trip_count))
         fed = [jnp.where(going, v, v0) for v, v0 in zip(carried, first, strict=True)]
