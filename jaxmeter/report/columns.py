@@ -400,9 +400,8 @@ COLUMNS: tuple[Column, ...] = (  # in the order of results.json
     ),
     _fact(
         "minus",
-        "what its scores are minus of, where it is a signal that grows as membership gets unlikely",
+        "the signal whose negative its scores are, if a report has a figure of it; else null",
         lambda row, first: row.minus,
-        tidy=False,
         group=Group.ATTACK,
     ),
     _fact(
