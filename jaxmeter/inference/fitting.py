@@ -60,9 +60,14 @@ def run(
     def whole(trained: Any) -> Any:
         return {"params": trained, **fixed} if flax_like else trained
 
-    features = prepare(init, signals)
+    # Preparing, choosing and judging stand in the program once: to compile them takes far longer
+    # than to run them.
     n = members.size + others.size
-    is_member = jnp.zeros(n).at[members].set(1.0)
+    every = signals if select is None else jax.tree.map(_joined, signals, select[0])
+    features = prepare(init, every)
+    truth = jnp.zeros(n).at[members].set(1.0)[: n if folds else 0]
+    if select is not None:
+        truth = _joined(truth, select[1].astype(jnp.float32))
     batch_truth = jnp.repeat(jnp.array([1.0, 0.0]), half)
     m = jax.eval_shape(lambda: logits(init, features, None)).shape[0]
     if folds > m:
@@ -104,56 +109,63 @@ def run(
         keys = jax.random.split(key)
         return jnp.concatenate([side(keys[0], members), side(keys[1], others)], axis=1)
 
-    select_features = None if select is None else prepare(init, select[0])
-
     def choosing(trained: Any) -> Array:
         """Scores of the records that choose the epoch, each by models that never saw it."""
-        found = [jnp.zeros(0)]
-        if folds:
-            every, out = logits(whole(trained), features, None), unseen(jnp.arange(n))
-            found.append(jnp.where(out, every, 0).sum(axis=0) / out.sum(axis=0))
-        if select is not None:
-            found.append(logits(whole(trained), select_features, None).mean(axis=0))
-        return jnp.concatenate(found)
-
-    truth = jnp.concatenate(
-        [jnp.zeros(0)]
-        + ([is_member] if folds else [])
-        + ([select[1].astype(jnp.float32)] if select is not None else [])
-    )
+        if not truth.size:
+            return jnp.zeros(0)
+        of = features if folds else jax.tree.map(lambda leaf: leaf[n:], features)
+        found = logits(whole(trained), of, None)
+        if not folds:
+            return found.mean(axis=0)
+        out = unseen(jnp.arange(n))
+        own = jnp.where(out, found[:, :n], 0).sum(axis=0) / out.sum(axis=0)
+        return own if select is None else _joined(own, found[:, n:].mean(axis=0))
 
     def judged(scores: Array) -> tuple[Array, Array, Array]:
         mean = loss_of(scores, truth).sum() / max(truth.size, 1)
         return mean, _auc(scores, truth), _accuracy(scores, truth)
 
-    def epoch(carry: Any, key: Array) -> Any:
-        now, best, best_scores, best_auc = carry
-        batch_key, drop_key = jax.random.split(key)
-        now, losses = jax.lax.scan(
-            step, now, (batches(batch_key), jax.random.split(drop_key, steps))
-        )
+    def epoch(carry: Any, i: Array) -> Any:
+        """Judges what was trained so far, then trains on, if not after the last epoch."""
+        now, first_scores, best, best_scores, best_auc = carry
         scores = choosing(now[0])
         loss, auc, accuracy = judged(scores)
-        better = auc > best_auc
+        better = (auc > best_auc) & (i > 0)
+        first_scores = jnp.where(i == 0, scores, first_scores)
         best, best_scores, best_auc = jax.tree.map(
             lambda new, old: jnp.where(better, new, old),
             (now[0], scores, auc),
             (best, best_scores, best_auc),
         )
-        return (now, best, best_scores, best_auc), (losses.mean(), loss, auc, accuracy)
+        batch_key, drop_key = jax.random.split(keys[jnp.minimum(i, epochs - 1)])
 
-    first_scores = choosing(trained)
-    carry = ((trained, optimizer.init(trained)), trained, first_scores, jnp.asarray(-jnp.inf))
-    (now, best, best_scores, _), trace = jax.lax.scan(epoch, carry, jax.random.split(key, epochs))
-    start = (jnp.zeros(()), *judged(first_scores))
+        def train(now: Any) -> Any:
+            now, losses = jax.lax.scan(
+                step, now, (batches(batch_key), jax.random.split(drop_key, steps))
+            )
+            return now, losses.mean()
+
+        now, trained_loss = jax.lax.cond(i < epochs, train, lambda now: (now, jnp.zeros(())), now)
+        return (now, first_scores, best, best_scores, best_auc), (trained_loss, loss, auc, accuracy)
+
+    keys = jax.random.split(key, max(epochs, 1))
+    no_scores = jnp.zeros(truth.size)
+    carry = ((trained, optimizer.init(trained)), no_scores, trained, no_scores, -jnp.inf)
+    (now, first_scores, best, best_scores, _), (losses, *judgements) = jax.lax.scan(
+        epoch, carry, jnp.arange(epochs + 1)
+    )
     return FitTrace(
         first=whole(trained),
         best=whole(best),
         last=whole(now[0]),
         first_scores=first_scores,
         best_scores=best_scores,
-        trace=tuple(jnp.concatenate([a[None], b]) for a, b in zip(start, trace, strict=True)),
+        trace=(jnp.roll(losses, 1), *judgements),  # an epoch's loss beside what came of it
     )
+
+
+def _joined(a: Array, b: Array) -> Array:
+    return jnp.concatenate([a, b])
 
 
 def _accuracy(scores: Array, truth: Array) -> Array:
