@@ -8,10 +8,12 @@ from pathlib import Path
 os.environ["KERAS_BACKEND"] = "jax"
 # Compiling is most of the suite's time. Less effort there changes no result beyond rounding, and a
 # program is compiled once for all modules, workers, subprocesses and runs.
-_FLAGS = ["--xla_backend_optimization_level=1"]
-if version("jaxlib").startswith("0.10."):  # later ones do not know it
-    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=1"
+    # The newer code generator costs half of a compilation; later releases have no other.
+    + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""),
+)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # waiting threads burn the cores of other workers
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "xla")
@@ -29,7 +31,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module", autouse=True)
 def _programs_are_optimised_where_tests_compute(request: pytest.FixtureRequest):
-    """Elsewhere to optimise a program takes far longer than to run it; `computes` marks who fits."""
+    """To optimise a program mostly takes longer than to run it; `computes` marks the others."""
     before = jax.config.jax_disable_most_optimizations
     optimised = request.node.get_closest_marker("computes") is not None
     jax.config.update("jax_disable_most_optimizations", not optimised)
