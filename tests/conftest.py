@@ -32,11 +32,8 @@ REPOSITORY = Path(__file__).parents[1]
 @pytest.fixture(scope="module", autouse=True)
 def _programs_are_optimised_where_tests_compute(request: pytest.FixtureRequest):
     """To optimise a program mostly takes longer than to run it; `computes` marks the others."""
-    before = jax.config.jax_disable_most_optimizations
     optimised = request.node.get_closest_marker("computes") is not None
     jax.config.update("jax_disable_most_optimizations", not optimised)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module", autouse=True)
