@@ -35,6 +35,8 @@ from jaxmeter.experiment.store.remote import Mirror
 from jaxmeter.experiment.store.store import StoreWarning
 from jaxmeter.metrics import evaluate
 
+pytestmark = pytest.mark.figures
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -24,6 +24,8 @@ from jaxmeter.report.layer_map import LayerMap
 from jaxmeter.report.result import LayerSignal
 from jaxmeter.shadow import RecipeConfig, of_functions
 
+pytestmark = pytest.mark.figures
+
 D, HIDDEN, CLASSES, N, K = 30, 16, 3, 150, 8
 RECIPE = RecipeConfig(learning_rate=0.03, epochs=20, batch_size=20)
 

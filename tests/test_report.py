@@ -33,6 +33,8 @@ from jaxmeter.report.result import Budget, Row
 from jaxmeter.report.wording import percent, percents
 from jaxmeter.target import Source, TargetSpec
 
+pytestmark = pytest.mark.figures
+
 NASTY = 'learned: <b>dense_3</b> & "grad" of $k$ [bold]x[/bold]'
 
 

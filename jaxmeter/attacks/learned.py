@@ -2,16 +2,19 @@
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
+from numpy.typing import NDArray
 
 from jaxmeter.attacks.interface import Access, AttackOutput, Epoch, Evidence, access_of
-from jaxmeter.inference.attack import decayed_adamw, inference_model
+from jaxmeter.inference.attack import Attack, decayed_adamw, inference_model
 from jaxmeter.inference.attack import fit as fit_attack
-from jaxmeter.signals.spec import SignalSpec, white_box
+from jaxmeter.signals.spec import Signals, SignalSpec, white_box
 from jaxmeter.target import Target
+
+_CHUNK = 16_384  # records scored at once, at the most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +89,22 @@ class Learned:
             select=(select.signals, select.records.is_member),
             folds=config.folds,
         )
+        largest = max(part.records.is_member.size for part in (select, held))
         chosen, measured = (
-            np.asarray(attack.score(fitted.params, part.signals)) for part in (select, held)
+            _scored(attack, fitted.params, part.signals, min(largest, _CHUNK))
+            for part in (select, held)
         )
         epochs = enumerate(zip(*fitted.history[:3], strict=True))  # what an Epoch has
         history = tuple(Epoch(i, *map(float, epoch)) for i, epoch in epochs)
         return AttackOutput(chosen, measured, history, fitted.best_epoch)
+
+
+def _scored(attack: Attack, params: Any, signals: Signals, chunk: int) -> NDArray:
+    """Scores `[n]`, so many records at a time: one program for parts of all sizes."""
+    n = len(jax.tree.leaves(signals)[0])
+    found = []
+    for start in range(0, n, chunk):
+        # The last records are scored again and again where a chunk has places left.
+        index = np.minimum(np.arange(start, start + chunk), n - 1)
+        found.append(np.asarray(attack.score(params, signals.rows(index))))
+    return np.concatenate(found)[:n]

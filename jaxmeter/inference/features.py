@@ -40,8 +40,7 @@ def scales(signals: Signals) -> dict[str, Any]:
     """What `features` needs to know of the fit part: location, spread, quantiles of summaries."""
     narrow, wide, base, _, images = _described(signals)
     return {
-        "narrow": _column_scales(narrow),
-        "wide": _column_scales(wide),
+        "columns": _column_scales(narrow, wide),
         "base": (base.mean(), base.std() + _TINY),
         "images": {
             name: (_over_positions(jnp.mean, image), _over_positions(jnp.std, image) + 1e-6)
@@ -56,14 +55,7 @@ def features(scale: dict[str, Any], signals: Signals, shrink: float = 0.15) -> F
     mean, spread = scale["base"]
     return Features(
         base=(base - mean) / spread,
-        vector=jnp.concatenate(
-            [
-                _standardised(narrow, scale["narrow"]),
-                # Many correlated columns must not drown the few good ones.
-                shrink * _standardised(wide, scale["wide"]),
-            ],
-            axis=1,
-        ),
+        vector=_standardised(narrow, wide, scale["columns"], shrink),
         directions=directions,
         images={
             name: (image - scale["images"][name][0]) / scale["images"][name][1]
@@ -183,7 +175,9 @@ def _over_positions(statistic: Any, image: Array) -> Array:
     return statistic(image, axis=tuple(range(image.ndim - 1)), keepdims=True)
 
 
-def _column_scales(x: Array) -> dict[str, Array]:
+def _column_scales(narrow: Array, wide: Array) -> dict[str, Array]:
+    """Of all columns at once: to compile this twice takes longer than to run it."""
+    x = jnp.concatenate([narrow, wide], axis=1)
     mean, spread = x.mean(axis=0), x.std(axis=0)
     levels = np.linspace(0, 1, _KNOTS)
     knots = jnp.quantile(x, levels, axis=0)  # [knots, d]
@@ -196,17 +190,22 @@ def _column_scales(x: Array) -> dict[str, Array]:
         in_axes=1,
         out_axes=1,
     )(knots)
-    largest = jnp.max(spread, initial=1e-6)
+    groups = jnp.split(spread, [narrow.shape[1]])
+    floor = [1e-3 * jnp.max(group, initial=1e-6) for group in groups]
     return {
         "mean": mean,
-        "spread": spread + 1e-3 * largest,
+        "spread": jnp.concatenate([g + f for g, f in zip(groups, floor, strict=True)]),
         "knots": knots,
         "normal": ndtri(jnp.clip(rank, 0.002, 0.998)),
     }
 
 
-def _standardised(x: Array, scale: dict[str, Array]) -> Array:
-    """Each column as a standard score and as a normal score, side by side `[n, 2 d]`."""
+def _standardised(narrow: Array, wide: Array, scale: dict[str, Array], shrink: float) -> Array:
+    """Each column as a standard score and as a normal score `[n, 2 d]`, narrow ones first."""
+    x = jnp.concatenate([narrow, wide], axis=1)
     standard = jnp.clip((x - scale["mean"][None]) / scale["spread"][None], -8, 8)
     normal = jax.vmap(jnp.interp, in_axes=(1, 1, 1), out_axes=1)(x, scale["knots"], scale["normal"])
-    return jnp.concatenate([standard, normal], axis=1)
+    d = narrow.shape[1]
+    # Many correlated columns must not drown the few good ones.
+    of_wide = [shrink * standard[:, d:], shrink * normal[:, d:]]
+    return jnp.concatenate([standard[:, :d], normal[:, :d], *of_wide], axis=1)

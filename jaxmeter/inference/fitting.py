@@ -46,11 +46,10 @@ class FitPlan(NamedTuple):
 class _Known(NamedTuple):
     """The records of known membership, as the attack sees them."""
 
-    features: Any  # of all n records
-    is_member: Array  # [n]
+    features: Any  # of the n records to fit on, then of others that choose the epoch
+    n: int
     fold: Array | None  # [n]
-    select: Any | None  # features of the records that choose the epoch; None for none
-    truth: Array  # membership of the records that choose: those of the folds, then `select`
+    truth: Array  # membership of the records that choose: those of the folds, then the others
 
 
 @partial(jax.jit, static_argnames="plan")
@@ -83,18 +82,13 @@ def run(
     key = jax.random.wrap_key_data(jax.random.bits(key, (4,), "uint32"), impl="rbg")
     trained, whole = _apart(init)
     n = members.size + others.size
-    is_member = jnp.zeros(n).at[members].set(1.0)
-    known = _Known(
-        features=prepare(init, signals),
-        is_member=is_member,
-        fold=fold,
-        select=None if select is None else prepare(init, select[0]),
-        truth=jnp.concatenate(
-            [jnp.zeros(0)]
-            + ([is_member] if folds else [])
-            + ([select[1].astype(jnp.float32)] if select is not None else [])
-        ),
-    )
+    truth = jnp.zeros(n).at[members].set(1.0)[: n if folds else 0]
+    if select is not None:
+        truth = _joined(truth, select[1].astype(jnp.float32))
+    # Preparing, choosing and judging stand in the program once: they take far longer to compile
+    # than to run.
+    every = signals if select is None else jax.tree.map(_joined, signals, select[0])
+    known = _Known(prepare(init, every), n, fold, truth)
     logits = attack.logits or (lambda params, signals, key: attack.score(params, signals)[None])
     m = jax.eval_shape(lambda: logits(init, known.features, None)).shape[0]
     if folds > m:
@@ -105,35 +99,50 @@ def run(
     step = _step(plan, known, whole, logits, m)
     choosing, judged = _choice(plan, known, whole, logits, m)
 
-    def epoch(carry: Any, key: Array) -> Any:
-        now, best, best_scores, best_auc = carry
-        batch_key, drop_key = jax.random.split(key)
-        rows = _batches(batch_key, members, others, plan)
-        now, losses = jax.lax.scan(step, now, (rows, jax.random.split(drop_key, plan.steps)))
+    keys = jax.random.split(key, max(plan.epochs, 1))
+
+    def epoch(carry: Any, i: Array) -> Any:
+        """Judges what has been trained so far, then trains on, unless it was the last epoch."""
+        now, first_scores, best, best_scores, best_auc = carry
         scores = choosing(now[0])
         loss, auc, accuracy = judged(scores)
-        better = auc > best_auc
+        better = (auc > best_auc) & (i > 0)
+        first_scores = jnp.where(i == 0, scores, first_scores)
         best, best_scores, best_auc = jax.tree.map(
             lambda new, old: jnp.where(better, new, old),
             (now[0], scores, auc),
             (best, best_scores, best_auc),
         )
-        return (now, best, best_scores, best_auc), (losses.mean(), loss, auc, accuracy)
+        batch_key, drop_key = jax.random.split(keys[jnp.minimum(i, plan.epochs - 1)])
 
-    first_scores = choosing(trained)
+        def train(now: Any) -> Any:
+            rows = _batches(batch_key, members, others, plan)
+            now, losses = jax.lax.scan(step, now, (rows, jax.random.split(drop_key, plan.steps)))
+            return now, losses.mean()
+
+        now, trained_loss = jax.lax.cond(
+            i < plan.epochs, train, lambda now: (now, jnp.zeros(())), now
+        )
+        return (now, first_scores, best, best_scores, best_auc), (trained_loss, loss, auc, accuracy)
+
+    no_scores = jnp.zeros(truth.size)
     state = plan.optimizer.init(trained)
-    carry = ((trained, state), trained, first_scores, jnp.asarray(-jnp.inf))
-    keys = jax.random.split(key, plan.epochs)
-    (now, best, best_scores, _), trace = jax.lax.scan(epoch, carry, keys)
-    start = (jnp.zeros(()), *judged(first_scores))
+    carry = ((trained, state), no_scores, trained, no_scores, jnp.asarray(-jnp.inf))
+    (now, first_scores, best, best_scores, _), (losses, *judgements) = jax.lax.scan(
+        epoch, carry, jnp.arange(plan.epochs + 1)
+    )
     return FitTrace(
         first=whole(trained),
         best=whole(best),
         last=whole(now[0]),
         first_scores=first_scores,
         best_scores=best_scores,
-        trace=tuple(jnp.concatenate([a[None], b]) for a, b in zip(start, trace, strict=True)),
+        trace=(jnp.roll(losses, 1), *judgements),  # an epoch's loss beside what came of it
     )
+
+
+def _joined(a: Array, b: Array) -> Array:
+    return jnp.concatenate([a, b])
 
 
 def _apart(init: Any) -> tuple[Any, Callable[[Any], Any]]:
@@ -201,15 +210,18 @@ def _choice(
 ) -> tuple[Callable[[Any], Array], Callable[[Array], tuple[Array, Array, Array]]]:
     """Scores of the records that choose the epoch, and their loss, AUC and accuracy."""
 
+    n, folds = known.n, plan.folds
+
     def choosing(trained: Any) -> Array:
-        found = [jnp.zeros(0)]
-        if plan.folds:  # by models that never saw the record
-            every = logits(whole(trained), known.features, None)
-            out = _unseen(known, jnp.arange(known.is_member.size), plan.folds, m)
-            found.append(jnp.where(out, every, 0).sum(axis=0) / out.sum(axis=0))
-        if known.select is not None:
-            found.append(logits(whole(trained), known.select, None).mean(axis=0))
-        return jnp.concatenate(found)
+        if not known.truth.size:
+            return jnp.zeros(0)
+        of = known.features if folds else jax.tree.map(lambda leaf: leaf[n:], known.features)
+        found = logits(whole(trained), of, None)
+        if not folds:
+            return found.mean(axis=0)
+        out = _unseen(known, jnp.arange(n), folds, m)  # models that never saw the record
+        own = jnp.where(out, found[:, :n], 0).sum(axis=0) / out.sum(axis=0)
+        return own if known.truth.size == n else _joined(own, found[:, n:].mean(axis=0))
 
     def judged(scores: Array) -> tuple[Array, Array, Array]:
         mean = _loss_of(plan)(scores, known.truth).sum() / max(known.truth.size, 1)

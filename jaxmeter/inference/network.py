@@ -111,7 +111,8 @@ def ensemble(model: InferenceModel, members: int) -> Ensemble:
 
     def init(key: Array, signals: Signals) -> dict[str, Any]:
         scale = scales(signals)
-        some = jax.tree.map(lambda leaf: leaf[:1], features(scale, signals))
+        like = jax.eval_shape(features, scale, signals)
+        some = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), like)
         keys = jax.random.split(key, members)
         params = jax.vmap(lambda key: model.init(key, some)["params"])(keys)
         return {"params": params, "scale": scale}
