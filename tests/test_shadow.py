@@ -336,6 +336,8 @@ import os, signal, sys
 import test_shadow as t
 from jaxmeter import shadow
 from jaxmeter.shadow import checkpoint
+
+pytestmark = pytest.mark.computes  # as the processes do that train beside the tests
 left = int(sys.argv[2])
 save = checkpoint.save
 def dying(folder, models, arrays):
