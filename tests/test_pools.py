@@ -17,8 +17,9 @@ from jaxmeter import experiment, reference, shadow
 from jaxmeter.experiment import results
 from jaxmeter.experiment.results import finished
 from jaxmeter.experiment.results import reports as run_reports
-from jaxmeter.experiment.runs import schedule
 from jaxmeter.experiment.runs.run import attempt
+from jaxmeter.experiment.stages import graph
+from jaxmeter.experiment.store.store import Store
 from jaxmeter.logits import log_odds, log_probability
 from jaxmeter.prng import stream
 
@@ -326,17 +327,21 @@ def test_equal_records_go_to_the_same_models_and_parts(tmp_path: Path):
     assert run_reports.report(run).rows[0].result.threshold is not None
 
 
-def test_runs_of_one_pool_wait_for_it():
-    first, other, larger, stranger, longer = (
-        schedule.shared_stages(config)
-        for config in (
-            *(at(0), at(5), at(0, k=6), at(0, stranger=STRANGER)),
-            at(0, recipe=replace(RECIPE, epochs=9)),
-        )
-    )
+def test_runs_of_one_pool_share_its_stages(done: Any):
+    store, _ = done
+    looked = {
+        name: graph.ahead(config, Store(store), {})
+        for name, config in {**RUNS, "longer": at(0, recipe=replace(RECIPE, epochs=9))}.items()
+    }
+    first, last, stranger, longer = looked.values()
+    assert first.first is last.first is stranger.first is None
     for label in ("pool", "pool_signals"):
-        assert first[label] == other[label] == larger[label] == stranger[label] != longer[label]
-    assert "signals" not in first and "target" not in first
-    assert {"signals", "target"} <= stranger.keys()
-    assert first["records"] == larger["records"] != other["records"]
-    assert first["attack:LiRA"] != larger["attack:LiRA"]
+        assert first.keys[label] == last.keys[label] == stranger.keys[label]
+    assert not {"signals", "target"} & first.keys.keys()
+    assert {"signals", "target"} <= stranger.keys.keys()
+    assert first.keys["records"] != last.keys["records"]
+    assert first.keys["attack:LiRA"] != last.keys["attack:LiRA"]
+    # Of another recipe the records are there, and the pool is the first stage that is not.
+    assert [*longer.keys] == ["records", "pool"]
+    assert longer.keys["records"] == first.keys["records"]
+    assert longer.first == longer.keys["pool"] != first.keys["pool"]

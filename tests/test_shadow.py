@@ -20,6 +20,8 @@ from helpers import assert_close
 from jaxmeter import shadow
 from jaxmeter.shadow import program
 
+pytestmark = pytest.mark.computes  # as the processes do that train beside the tests
+
 TESTS = Path(__file__).parent
 KEY = jax.random.key(3)
 
@@ -336,8 +338,6 @@ import os, signal, sys
 import test_shadow as t
 from jaxmeter import shadow
 from jaxmeter.shadow import checkpoint
-
-pytestmark = pytest.mark.computes  # as the processes do that train beside the tests
 left = int(sys.argv[2])
 save = checkpoint.save
 def dying(folder, models, arrays):
